@@ -1,0 +1,31 @@
+--- `finally`, told in Lua: `local _ <close> = peri.defer(fn)`.
+local arguments = require "perilune.arguments"
+
+local select, setmetatable, unpack = select, setmetatable, table.unpack
+
+local Deferred = { __name = "Deferred" }
+
+function Deferred:__close(err) -- luacheck: no unused args
+  self.fn(unpack(self, 1, self.n))
+end
+
+local defer = {}
+
+---Makes a value that calls the function with the arguments when the `<close>`
+---variable that holds it goes out of scope: at the end of its block, and when
+---an error, a cancellation or a kill passes by. The function may wait.
+---
+---Python: a `finally` clause.
+---@param fn function|table the function, or a call table
+---@param ... any its arguments
+---@return table closable
+function defer.defer(fn, ...)
+  if type(fn) == "function" and select("#", ...) == 0 then
+    return setmetatable({ fn = fn, n = 0 }, Deferred)
+  end
+  local deferred = table.pack(select(2, arguments.call("defer", 1, fn, ...)))
+  deferred.fn = arguments.call("defer", 1, fn)
+  return setmetatable(deferred, Deferred)
+end
+
+return defer

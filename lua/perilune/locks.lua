@@ -1,0 +1,599 @@
+--- Lock, Event, Condition, Semaphore, BoundedSemaphore and Barrier, for the
+--- tasks of one loop.
+--
+-- Waiters are served in the order in which they came. Nobody barges: what was
+-- handed to a waiter that has not run yet is spoken for, and if that waiter is
+-- cancelled or killed it goes to the next one.
+local core = require "perilune._core"
+local errors = require "perilune.errors"
+local arguments = require "perilune.arguments"
+local timeouts = require "perilune.timeouts"
+local waiters = require "perilune.waiters"
+
+local error, getmetatable, pcall, setmetatable, type =
+  error, getmetatable, pcall, setmetatable, type
+local can_wait, iscancel = core.can_wait, core.iscancel
+local is_done, is_cancelled = core.Future.done, core.Future.cancelled
+local set_result = core.Future.set_result
+local park, wake = waiters.park, waiters.wake
+local RuntimeError, ValueError = errors.RuntimeError, errors.ValueError
+
+local locks = {}
+
+-- The queue is the lock itself, in these two fields; see perilune.waiters.
+local function new(class, fields)
+  return setmetatable(waiters.init(fields), class)
+end
+
+-- What has `acquire` and `release` has guards: closables that release. Closing
+-- keeps no state, so one guard serves all of an object's scopes.
+local Guard = { __name = "Guard" }
+
+function Guard:__close(err) -- luacheck: no unused args
+  self.owner:release()
+end
+
+local function guard(self, options)
+  self:acquire(options)
+  local closable = self._guard
+  if not closable then
+    closable = setmetatable({ owner = self }, Guard)
+    self._guard = closable
+  end
+  return closable
+end
+
+-- `method(self, ...)` within the time that the options allow.
+local function limited(name, options, method, ...)
+  local seconds = arguments.timeout(name, 1, options)
+  if seconds == nil then return method(...) end
+  return timeouts.timeout(seconds, method, ...)
+end
+
+-- Lock ------------------------------------------------------------------------
+
+---A lock that one task at a time can hold. It has no owner: any task may
+---release it.
+---
+---Python: `asyncio.Lock`.
+---@class perilune.Lock
+local Lock = { __name = "Lock" }
+Lock.__index = Lock
+
+-- The first waiter, once woken, stays at the head of the queue until it runs:
+-- so long the lock is free, but spoken for.
+local function lock_wake_first(lock)
+  local first = lock.next
+  if first ~= lock and not is_done(first.future) then set_result(first.future) end
+end
+
+local LockWaiter = waiters.kind(function(lock, _, failed)
+  if not failed then
+    lock._locked = true
+  elseif not lock._locked then
+    lock_wake_first(lock)
+  end
+end)
+
+-- Whether nobody waits but tasks that are cancelled.
+local function lock_unclaimed(lock)
+  local waiter = lock.next
+  while waiter ~= lock do
+    if not is_cancelled(waiter.future) then return false end
+    waiter = waiter.next
+  end
+  return true
+end
+
+---Makes a lock that nobody holds.
+---@return perilune.Lock
+function locks.Lock()
+  return new(Lock, { _locked = false, _debts = 0 })
+end
+
+---Tells whether somebody holds the lock.
+---@return boolean
+function Lock:locked()
+  return self._locked
+end
+
+---Takes the lock, after all that asked before.
+---
+---Raises TimeoutError if `timeout` seconds do not suffice.
+---
+---Cancellation: the lock is not taken; if it was on its way here, the next
+---waiter gets it.
+---@param options? { timeout: number? } seconds
+---@return true
+---@async
+function Lock:acquire(options)
+  if not self._locked and (self.next == self or lock_unclaimed(self)) then
+    self._locked = true
+    return true
+  end
+  if options == nil then
+    park(LockWaiter, self)
+  else
+    limited("Lock.acquire", options, park, LockWaiter, self)
+  end
+  return true
+end
+
+---Lets go of the lock; the first waiter will have it.
+---
+---Raises RuntimeError if nobody holds it.
+function Lock:release()
+  if self._debts > 0 then
+    self._debts = self._debts - 1
+    return
+  end
+  if not self._locked then error(RuntimeError "the lock is not acquired") end
+  self._locked = false
+  lock_wake_first(self)
+end
+
+---Takes the lock and gives a closable that releases it:
+---`local _ <close> = lock:guard()`. Raises and is cancelled as `acquire`.
+---
+---Python: `async with lock`.
+---@param options? { timeout: number? } seconds
+---@return table closable
+---@async
+Lock.guard = guard
+
+-- Event -----------------------------------------------------------------------
+
+---A flag that tasks can wait for.
+---
+---Python: `asyncio.Event`.
+---@class perilune.Event
+local Event = { __name = "Event" }
+Event.__index = Event
+
+local EventWaiter = waiters.kind()
+
+---Makes an event that is not set.
+---@return perilune.Event
+function locks.Event()
+  return new(Event, { _set = false })
+end
+
+---Tells whether the event is set.
+---@return boolean
+function Event:is_set()
+  return self._set
+end
+
+---Sets the event and wakes all that wait for it, in their order.
+function Event:set()
+  if self._set then return end
+  self._set = true
+  while wake(self) do end
+end
+
+---Makes the event one that is not set. Those that were woken stay so.
+function Event:clear()
+  self._set = false
+end
+
+---Waits until the event is set; returns at once if it is.
+---
+---Raises TimeoutError if that takes more than `timeout` seconds.
+---@param options? { timeout: number? } seconds
+---@return true
+---@async
+function Event:wait(options)
+  if self._set then return true end
+  if options == nil then
+    park(EventWaiter, self)
+  else
+    limited("Event.wait", options, park, EventWaiter, self)
+  end
+  return true
+end
+
+-- Condition -------------------------------------------------------------------
+
+---A lock together with tasks that wait to be told that something has changed.
+---
+---Python: `asyncio.Condition`.
+---@class perilune.Condition
+local Condition = { __name = "Condition" }
+Condition.__index = Condition
+
+-- Wakes up to count waiters.
+local function notify(condition, count)
+  for _ = 1, count do
+    if not wake(condition) then return end
+  end
+end
+
+-- The lock is taken back whatever has ended the wait, and through further
+-- cancellations; the last of them is what is raised.
+local function reacquire(lock)
+  -- In a coroutine that dies there is no waiting. The guards that end next
+  -- will then release what is not theirs: the lock lets one release pass.
+  if not can_wait() then
+    if lock._debts then lock._debts = lock._debts + 1 end
+    return nil
+  end
+  local last
+  while true do
+    local ok, err = pcall(lock.acquire, lock)
+    if ok then return last end
+    if not iscancel(err) then return err end
+    last = err
+  end
+end
+
+-- A notification that came together with an error is for another waiter.
+local ConditionWaiter = waiters.kind(function(condition, _, failed)
+  local err = reacquire(condition._lock)
+  if failed or err ~= nil then notify(condition, 1) end
+  if err ~= nil then error(err, 0) end
+end)
+
+---Makes a condition on a lock, or on one of its own.
+---@param lock? perilune.Lock
+---@return perilune.Condition
+function locks.Condition(lock)
+  if lock == nil then
+    lock = locks.Lock()
+  elseif getmetatable(lock) ~= Lock and not (type(lock) == "table" and lock.acquire) then
+    arguments.wrong_type("Condition", 1, "Lock or nil", lock)
+  end
+  return new(Condition, { _lock = lock })
+end
+
+---Tells whether somebody holds the lock.
+---@return boolean
+function Condition:locked()
+  return self._lock:locked()
+end
+
+---Takes the lock. See `Lock:acquire`.
+---@param options? { timeout: number? } seconds
+---@return true
+---@async
+function Condition:acquire(options)
+  return self._lock:acquire(options)
+end
+
+---Lets go of the lock. See `Lock:release`.
+function Condition:release()
+  self._lock:release()
+end
+
+---Takes the lock and gives a closable that releases it. See `Lock:guard`.
+---@param options? { timeout: number? } seconds
+---@return table closable
+---@async
+Condition.guard = guard
+
+local function require_lock(condition, action)
+  if not condition._lock:locked() then
+    error(RuntimeError(("cannot %s: the condition's lock is not acquired"):format(action)))
+  end
+end
+
+local function condition_wait(condition)
+  condition._lock:release()
+  park(ConditionWaiter, condition)
+end
+
+---Lets go of the lock, waits to be notified and takes the lock again. It may
+---return without a cause, so ask again whether what you waited for is there.
+---
+---Raises RuntimeError if the lock is not acquired, and TimeoutError if no
+---notification comes within `timeout` seconds. Whatever is raised, the lock is
+---held again by then.
+---
+---Cancellation: a notification that was on its way goes to another waiter.
+---@param options? { timeout: number? } seconds
+---@return true
+---@async
+function Condition:wait(options)
+  require_lock(self, "wait")
+  if options == nil then
+    condition_wait(self)
+  else
+    limited("Condition.wait", options, condition_wait, self)
+  end
+  return true
+end
+
+local function condition_wait_for(condition, predicate)
+  local result = predicate()
+  while not result do
+    condition:wait()
+    result = predicate()
+  end
+  return result
+end
+
+---Waits until a function gives a true value, asked anew after each
+---notification, and returns that value. Raises and is cancelled as `wait`.
+---@param predicate fun(): any
+---@param options? { timeout: number? } seconds
+---@return any
+---@async
+function Condition:wait_for(predicate, options)
+  if not arguments.callable(predicate) then
+    arguments.wrong_type("Condition.wait_for", 1, "function", predicate)
+  end
+  local seconds = arguments.timeout("Condition.wait_for", 2, options)
+  if seconds == nil then return condition_wait_for(self, predicate) end
+  return timeouts.timeout(seconds, condition_wait_for, self, predicate)
+end
+
+---Wakes the tasks that have waited longest; they go on when they can have the
+---lock.
+---
+---Raises RuntimeError if the lock is not acquired.
+---@param n? integer how many, 1 if not given
+function Condition:notify(n)
+  if n == nil then
+    n = 1
+  elseif type(n) ~= "number" then
+    arguments.wrong_type("Condition.notify", 1, "number or nil", n)
+  end
+  require_lock(self, "notify")
+  notify(self, n)
+end
+
+---Wakes all that wait. See `notify`.
+function Condition:notify_all()
+  require_lock(self, "notify")
+  while wake(self) do end
+end
+
+-- Semaphore -------------------------------------------------------------------
+
+---A number of permits, of which each holder has one.
+---
+---Python: `asyncio.Semaphore`.
+---@class perilune.Semaphore
+local Semaphore = { __name = "Semaphore" }
+Semaphore.__index = Semaphore
+
+-- A permit is taken for a waiter when it is woken, not when it runs; `_woken`
+-- counts those in between, behind whom newcomers queue.
+local function semaphore_wake(semaphore)
+  if not wake(semaphore) then return false end
+  semaphore._value = semaphore._value - 1
+  semaphore._woken = semaphore._woken + 1
+  return true
+end
+
+local SemaphoreWaiter = waiters.kind(function(semaphore, waiter, failed)
+  local future = waiter.future
+  if is_done(future) and not is_cancelled(future) then
+    semaphore._woken = semaphore._woken - 1
+    if failed then semaphore._value = semaphore._value + 1 end
+  end
+  while semaphore._value > 0 and semaphore_wake(semaphore) do end
+end)
+
+local function new_semaphore(class, name, value)
+  if value == nil then
+    value = 1
+  else
+    value = arguments.integer(name, 1, value)
+    if value < 0 then arguments.wrong_value(name, 1, "the initial value must be >= 0") end
+  end
+  return new(class, { _value = value, _woken = 0, _bound = value })
+end
+
+---Makes a semaphore.
+---
+---Raises ValueError if the number is negative.
+---@param value? integer how many permits there are, 1 if not given
+---@return perilune.Semaphore
+function locks.Semaphore(value)
+  return new_semaphore(Semaphore, "Semaphore", value)
+end
+
+---Tells whether a permit cannot be had at once.
+---@return boolean
+function Semaphore:locked()
+  if self._value == 0 or self._woken > 0 then return true end
+  local waiter = self.next
+  while waiter ~= self do
+    if not is_cancelled(waiter.future) then return true end
+    waiter = waiter.next
+  end
+  return false
+end
+
+---Takes a permit, after all that asked before.
+---
+---Raises TimeoutError if `timeout` seconds do not suffice.
+---
+---Cancellation: no permit is taken; one that was on its way here goes to the
+---next waiter.
+---@param options? { timeout: number? } seconds
+---@return true
+---@async
+function Semaphore:acquire(options)
+  if self._value > 0 and self._woken == 0 and (self.next == self or not self:locked()) then
+    self._value = self._value - 1
+    return true
+  end
+  if options == nil then
+    park(SemaphoreWaiter, self)
+  else
+    limited("Semaphore.acquire", options, park, SemaphoreWaiter, self)
+  end
+  return true
+end
+
+---Gives a permit back, or adds one.
+function Semaphore:release()
+  self._value = self._value + 1
+  semaphore_wake(self)
+end
+
+---Takes a permit and gives a closable that gives it back. See `Lock:guard`.
+---@param options? { timeout: number? } seconds
+---@return table closable
+---@async
+Semaphore.guard = guard
+
+---A semaphore whose permits do not grow beyond those it began with.
+---
+---Python: `asyncio.BoundedSemaphore`.
+---@class perilune.BoundedSemaphore: perilune.Semaphore
+local BoundedSemaphore = setmetatable({ __name = "BoundedSemaphore" }, { __index = Semaphore })
+BoundedSemaphore.__index = BoundedSemaphore
+
+---Makes a bounded semaphore.
+---
+---Raises ValueError if the number is negative.
+---@param value? integer how many permits there are, 1 if not given
+---@return perilune.BoundedSemaphore
+function locks.BoundedSemaphore(value)
+  return new_semaphore(BoundedSemaphore, "BoundedSemaphore", value)
+end
+
+---Gives a permit back.
+---
+---Raises ValueError if none is out.
+function BoundedSemaphore:release()
+  if self._value >= self._bound then
+    error(ValueError "the bounded semaphore was released too many times")
+  end
+  Semaphore.release(self)
+end
+
+-- Barrier ---------------------------------------------------------------------
+
+---A point that a number of tasks pass together.
+---
+---Python: `asyncio.Barrier`.
+---@class perilune.Barrier
+---@field parties integer how many pass together
+---@field n_waiting integer how many wait now
+---@field broken boolean whether `abort` was called
+local Barrier = { __name = "Barrier" }
+
+-- The states: "filling" while tasks arrive; "draining" while they leave;
+-- "resetting" while those that `reset` threw out leave; "broken".
+function Barrier.__index(barrier, key)
+  if key == "parties" then return barrier._parties end
+  if key == "broken" then return barrier._state == "broken" end
+  if key == "n_waiting" then
+    return barrier._state == "filling" and barrier._count or 0
+  end
+  return Barrier[key]
+end
+
+-- Those who arrive while the last round leaves wait for it to be gone.
+local function barrier_enter(barrier)
+  local condition = barrier._condition
+  while barrier._state == "draining" or barrier._state == "resetting" do
+    condition:wait()
+  end
+  if barrier._state == "broken" then
+    error(errors.BrokenBarrierError "the barrier was aborted")
+  end
+end
+
+-- One of those inside; closing it is leaving. It keeps no state of its own.
+local Party = {}
+
+function Party:__close(err) -- luacheck: no unused args
+  local barrier = self.barrier
+  barrier._count = barrier._count - 1
+  if barrier._count > 0 then return end
+  if barrier._state == "resetting" or barrier._state == "draining" then
+    barrier._state = "filling"
+  end
+  while wake(barrier._condition) do end
+end
+
+---Makes a barrier for a number of tasks.
+---
+---Raises ValueError if the number is less than 1.
+---@param parties integer
+---@return perilune.Barrier
+function locks.Barrier(parties)
+  parties = arguments.integer("Barrier", 1, parties)
+  if parties < 1 then
+    arguments.wrong_value("Barrier", 1, "the number of parties must be > 0")
+  end
+  local barrier = setmetatable({
+    _parties = parties,
+    _state = "filling",
+    _count = 0,
+    _condition = locks.Condition(),
+  }, Barrier)
+  barrier._party = setmetatable({ barrier = barrier }, Party)
+  return barrier
+end
+
+local function barrier_wait(barrier)
+  local condition = barrier._condition
+  local _ <close> = condition:guard()
+  barrier_enter(barrier)
+  local index = barrier._count
+  barrier._count = index + 1
+  local _ <close> = barrier._party
+  if index + 1 == barrier._parties then
+    barrier._state = "draining"
+    condition:notify_all()
+    return index
+  end
+  while barrier._state == "filling" do condition:wait() end
+  if barrier._state ~= "draining" then
+    error(errors.BrokenBarrierError "the barrier was aborted or reset")
+  end
+  return index
+end
+
+---Waits until the last of the parties has come.
+---
+---Raises BrokenBarrierError if the barrier is aborted, or reset meanwhile, and
+---TimeoutError if the others take more than `timeout` seconds; then this task
+---does not count any more.
+---@param options? { timeout: number? } seconds
+---@return integer index from 0, in the order of arrival
+---@async
+function Barrier:wait(options)
+  if options == nil then return barrier_wait(self) end
+  return limited("Barrier.wait", options, barrier_wait, self)
+end
+
+local Passage <const> = setmetatable({}, { __close = function() end })
+
+---Waits as `wait` does and gives a closable, which does nothing, with the
+---index: `local _ <close>, index = barrier:guard()`.
+---
+---Python: `async with barrier as index`.
+---@param options? { timeout: number? } seconds
+---@return table closable
+---@return integer index
+---@async
+function Barrier:guard(options)
+  return Passage, self:wait(options)
+end
+
+---Throws out those who wait, with BrokenBarrierError, and starts anew.
+---@async
+function Barrier:reset()
+  local condition = self._condition
+  local _ <close> = condition:guard()
+  self._state = self._count > 0 and "resetting" or "filling"
+  condition:notify_all()
+end
+
+---Breaks the barrier: whoever waits, or comes, gets BrokenBarrierError, until
+---`reset`.
+---@async
+function Barrier:abort()
+  local condition = self._condition
+  local _ <close> = condition:guard()
+  self._state = "broken"
+  condition:notify_all()
+end
+
+return locks

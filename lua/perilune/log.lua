@@ -1,0 +1,111 @@
+--- The runtime's logger, named `perilune`.
+--
+-- What is logged goes to one place: a handler function, a logger object of the
+-- LuaLogging kind, or else the host's log (the program's is stderr).
+local core = require "perilune._core"
+local arguments = require "perilune.arguments"
+
+local select, tostring, type = select, tostring, type
+
+local log = {
+  DEBUG = 10,
+  INFO = 20,
+  WARNING = 30,
+  ERROR = 40,
+  CRITICAL = 50,
+}
+
+local names <const> = {
+  [10] = "DEBUG", [20] = "INFO", [30] = "WARNING", [40] = "ERROR", [50] = "CRITICAL",
+}
+
+-- LuaLogging's names, where they differ.
+local lualogging_names <const> = { WARNING = "WARN", CRITICAL = "FATAL" }
+
+local threshold = log.WARNING
+
+local function to_stderr(level, text)
+  io.stderr:write(level, " perilune: ", text, "\n")
+end
+
+local handler = to_stderr
+
+local function level_of(name, level)
+  local number = level
+  if type(level) == "string" then number = log[level:upper()] end
+  if not names[number] then
+    if type(level) ~= "string" and type(level) ~= "number" then
+      arguments.wrong_type(name, 1, "level", level)
+    end
+    arguments.wrong_value(name, 1, ("%q is no level"):format(tostring(level)))
+  end
+  return number
+end
+
+---Logs nothing below a level.
+---@param level "DEBUG"|"INFO"|"WARNING"|"ERROR"|"CRITICAL"|integer
+function log.set_level(level)
+  threshold = level_of("log.set_level", level)
+end
+
+---The level below which nothing is logged: "WARNING" unless it was set.
+---@return string
+function log.get_level()
+  return names[threshold]
+end
+
+---Sends what is logged to a function; nil brings the default back, which
+---writes lines "LEVEL perilune: text" to stderr.
+---@param fn? fun(level: string, text: string)
+function log.set_handler(fn)
+  if fn ~= nil and not arguments.callable(fn) then
+    arguments.wrong_type("log.set_handler", 1, "function or nil", fn)
+  end
+  handler = fn or to_stderr
+end
+
+---Sends what is logged to an object with LuaLogging's methods: `log(level,
+---text)`, or one named after each level. Its own level counts as well as ours.
+---@param logger table?
+function log.set_logger(logger)
+  if logger == nil then return log.set_handler(nil) end
+  if type(logger) ~= "table" and type(logger) ~= "userdata" then
+    arguments.wrong_type("log.set_logger", 1, "logger or nil", logger)
+  end
+  handler = function(level, text)
+    level = lualogging_names[level] or level
+    if logger.log then return logger:log(level, text) end
+    local method = logger[level:lower()]
+    return method(logger, text)
+  end
+end
+
+local function emit(level, text)
+  if level >= threshold then handler(names[level] or tostring(level), text) end
+end
+
+-- A message is formatted only if it has arguments, and only if it is logged.
+local function logger(level)
+  return function(message, ...)
+    if level < threshold then return end
+    message = tostring(message)
+    if select("#", ...) > 0 then message = message:format(...) end
+    handler(names[level], message)
+  end
+end
+
+---Logs a message, formatted if there are arguments.
+---@type fun(message: any, ...: any)
+log.debug = logger(log.DEBUG)
+---@type fun(message: any, ...: any)
+log.info = logger(log.INFO)
+---@type fun(message: any, ...: any)
+log.warning = logger(log.WARNING)
+---@type fun(message: any, ...: any)
+log.error = logger(log.ERROR)
+---@type fun(message: any, ...: any)
+log.critical = logger(log.CRITICAL)
+
+core.set_log(emit)
+
+return log

@@ -1,0 +1,189 @@
+--- Running a program: a loop of its own, the main task, and an end in order.
+local core = require "perilune._core"
+local errors = require "perilune.errors"
+local arguments = require "perilune.arguments"
+local context = require "perilune.context"
+
+local error, setmetatable = error, setmetatable
+local RuntimeError = errors.RuntimeError
+
+---Owns a loop and runs main tasks on it.
+---@class perilune.Runner
+local Runner = { __name = "Runner" }
+Runner.__index = Runner
+
+local runner_options <const> = { debug = true, clock = true, shutdown_grace = true }
+
+local function new_runner(options)
+  arguments.options("Runner", 1, options, runner_options)
+  options = options or {}
+  arguments.seconds("Runner's shutdown_grace", 1, options.shutdown_grace, true)
+  return setmetatable({
+    _state = "new",
+    _debug = options.debug,
+    _clock = options.clock,
+    _grace = options.shutdown_grace,
+  }, Runner)
+end
+
+local function open(runner)
+  if runner._state == "open" then return end
+  if runner._state == "closed" then error(RuntimeError "the Runner is closed") end
+  local loop = core.new_event_loop()
+  if runner._clock then core.set_clock(loop, runner._clock) end
+  core.set_event_loop(loop)
+  if runner._debug ~= nil then loop:set_debug(runner._debug) end
+  runner._loop = loop
+  -- The runs share one context: what one sets the next one sees.
+  runner._context = context.copy_context()
+  runner._state = "open"
+end
+
+---The runner's loop.
+---
+---Raises RuntimeError if the runner is closed.
+---@return perilune.Loop
+function Runner:get_loop()
+  open(self)
+  return self._loop
+end
+
+---Runs a function, or a coroutine object, as the main task of the runner's
+---loop until it has ended, and returns what it returns.
+---
+---Raises what it raises, and RuntimeError inside a running loop, but for the
+---script's top level.
+---
+---Python: `Runner.run`.
+---@param main function|table|perilune.Coroutine the function, a call table or a coroutine object
+---@param ... any its arguments
+---@return any ...
+---@async
+function Runner:run(main, ...)
+  if not core.iscoroutine(main) then return self:_run(arguments.call("run", 1, main, ...)) end
+  return self:_run(core.await, main)
+end
+
+function Runner:_run(fn, ...)
+  open(self)
+  return self._loop:run_until_complete(core.call(self._context.run, self._context, fn, ...))
+end
+
+-- Ending ----------------------------------------------------------------------
+
+-- What has ended well or by a cancellation is as it should be.
+local function report(loop, task)
+  if task:cancelled() then return end
+  local err = task:exception()
+  if err == nil then return end
+  loop:call_exception_handler {
+    message = "unhandled error during the shutdown of run()",
+    exception = err,
+    task = task,
+  }
+end
+
+-- Kills what a cancellation has not ended in time. The grace is real time: the
+-- runner's clock may be one that nobody advances any more.
+local function kill_late(tasks, grace)
+  local _ <close> = core.use_clock(core.Clock_new { kind = "real" })
+  local _, pending = require "perilune.tasks".wait(tasks, { timeout = grace })
+  if #pending == 0 then return end
+  local names = {}
+  for i, task in ipairs(pending) do
+    names[i] = task:get_name()
+    task:kill()
+  end
+  require "perilune.log".warning("killed after %g s of grace: %s", grace,
+    table.concat(names, ", "))
+end
+
+local function wait_for_all(tasks, grace)
+  if grace then kill_late(tasks, grace) end
+  core.gather(tasks, #tasks, true):await()
+end
+
+local function cancel_leftovers(loop, grace)
+  local tasks = core.all_tasks(loop)
+  if #tasks == 0 then return end
+  for _, task in ipairs(tasks) do task:cancel() end
+  loop:run_until_complete(core.call(wait_for_all, tasks, grace))
+  for _, task in ipairs(tasks) do report(loop, task) end
+end
+
+---What the host's main task left behind ends here, in a task of its own: the
+---same end as Runner.close gives.
+---@param loop perilune.Loop
+---@async
+local function finish(loop)
+  local me, tasks = core.current_task(), {}
+  for _, task in ipairs(core.all_tasks(loop)) do
+    if task ~= me then tasks[#tasks + 1] = task end
+  end
+  for _, task in ipairs(tasks) do task:cancel() end
+  core.gather(tasks, #tasks, true):await()
+  for _, task in ipairs(tasks) do report(loop, task) end
+  if loop.shutdown_default_executor then loop:shutdown_default_executor() end
+end
+
+local function shut_down(loop, grace)
+  cancel_leftovers(loop, grace)
+  if loop.shutdown_default_executor then
+    loop:run_until_complete(core.call(loop.shutdown_default_executor, loop))
+  end
+end
+
+---Cancels the tasks that still run and waits for them, then closes the default
+---executor and the loop. With `shutdown_grace` a task that has not ended so
+---many seconds later is killed, and named in the log.
+---
+---Python: `Runner.close`.
+---@async
+function Runner:close()
+  if self._state ~= "open" then
+    self._state = "closed"
+    return
+  end
+  self._state = "closed"
+  local loop = self._loop
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      core.set_event_loop(nil)
+      loop:close()
+    end,
+  })
+  shut_down(loop, self._grace)
+end
+
+function Runner:__close(err) -- luacheck: no unused args
+  self:close()
+end
+
+local runner = {}
+
+---Makes a runner; its loop is made when it is first needed.
+---
+---Python: `asyncio.Runner`; `clock` and `shutdown_grace` are ours.
+---@param options? { debug: boolean?, clock: perilune.Clock?, shutdown_grace: number? } seconds
+---@return perilune.Runner
+runner.Runner = new_runner
+
+---Runs a function, or a coroutine object, as the main task of a fresh loop, and
+---returns what it returns. What still runs then is cancelled and waited for.
+---
+---Raises what it raises, and RuntimeError inside a running loop, but for the
+---script's top level.
+---
+---Python: `asyncio.run`.
+---@param main function|table|perilune.Coroutine the function, a call table or a coroutine object
+---@param ... any its arguments
+---@return any ...
+---@async
+function runner.run(main, ...)
+  local owner <close> = new_runner()
+  return owner:run(main, ...)
+end
+
+runner.finish = finish
+
+return runner

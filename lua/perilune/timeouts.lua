@@ -1,0 +1,186 @@
+--- Time limits for a stretch of code.
+--
+-- A scope begins when it is made and ends with its block. When its deadline
+-- comes it cancels its task, once, and remembers that it did; at its end it
+-- takes that cancellation back (`uncancel`), and only if nobody else's is left
+-- does the CancelledError become a TimeoutError. So of nested scopes only the
+-- one that is late raises TimeoutError, and a cancellation from outside
+-- remains one even when a deadline comes on top of it.
+local core = require "perilune._core"
+local errors = require "perilune.errors"
+local arguments = require "perilune.arguments"
+
+local error, pcall, rawequal, setmetatable =
+  error, pcall, rawequal, setmetatable
+local current_task, get_running_loop = core.current_task, core.get_running_loop
+local iscancel = core.iscancel
+local RuntimeError, TimeoutError = errors.RuntimeError, errors.TimeoutError
+
+---A time limit, from where it was made to the end of its block.
+---@class perilune.Timeout
+local Timeout = { __name = "Timeout" }
+Timeout.__index = Timeout
+
+local function expire(scope)
+  scope._task:cancel()
+  scope._state = "expiring"
+end
+
+local function new_scope(name)
+  local task = current_task()
+  if not task then
+    error(RuntimeError(name .. ": a time limit needs a task around it"))
+  end
+  return setmetatable({
+    _task = task,
+    _cancelling = task:cancelling(),
+    _state = "active",
+    _name = name,
+    -- Set later; named so that the table has room for them.
+    _timer = nil, -- its handle knows the deadline, unless `_when` does
+    _when = nil,
+  }, Timeout)
+end
+
+-- A scope that ends after a delay. One that is late already is interrupted in
+-- the next round, even in a sleep(0).
+local function begin(name, delay)
+  arguments.seconds(name, 1, delay, true)
+  local scope = new_scope(name)
+  if delay == nil then return scope end
+  local loop = get_running_loop()
+  if delay > 0 then
+    scope._timer = loop:call_later(delay, expire, scope)
+  else
+    scope._timer, scope._when = loop:call_soon(expire, scope), loop:time() + delay
+  end
+  return scope
+end
+
+local function set_deadline(scope, when)
+  scope._when = when
+  if when == nil then
+    scope._timer = nil
+    return
+  end
+  local loop = get_running_loop()
+  if when <= loop:time() then
+    scope._timer = loop:call_soon(expire, scope)
+  else
+    scope._timer = loop:call_at(when, expire, scope)
+  end
+end
+
+---The deadline on the task's clock (`loop:time()`), or nil if there is none.
+---@return number? seconds
+function Timeout:when()
+  return self._when or self._timer and self._timer:when()
+end
+
+---Moves the deadline; nil takes it away.
+---
+---Raises RuntimeError if the scope is over or its deadline has come.
+---@param when number? seconds on the task's clock
+function Timeout:reschedule(when)
+  arguments.seconds("Timeout.reschedule", 1, when, true)
+  if self._state ~= "active" then
+    error(RuntimeError("cannot reschedule a time limit that is " .. self._state))
+  end
+  if self._timer then self._timer:cancel() end
+  set_deadline(self, when)
+end
+
+---Tells whether the deadline has come before the scope's end.
+---@return boolean
+function Timeout:expired()
+  local state = self._state
+  return state == "expiring" or state == "expired"
+end
+
+function Timeout:__close(err)
+  if self._state == "active" then
+    self._state = "finished"
+    if self._timer then self._timer:cancel() end
+  elseif self._state == "expiring" then
+    self._state = "expired"
+    if self._task:uncancel() <= self._cancelling and iscancel(err) then
+      local late = TimeoutError(nil, { cause = err })
+      self._raised = late
+      error(late)
+    end
+  end
+end
+
+local function run(scope, fn, ...)
+  local _ <close> = scope
+  return arguments.invoke(scope._name, 2, fn, ...)
+end
+
+local timeouts = {}
+
+---Limits the time until the end of the block:
+---`local scope <close> = peri.timeout(1.5)`. Or, given a function, calls it
+---within the limit and returns what it returns.
+---
+---Raises TimeoutError at the end of the block (from the call) if the limit was
+---exceeded; its `cause` is the CancelledError that interrupted the wait.
+---
+---Cancellation: from outside goes through as CancelledError.
+---
+---Python: `asyncio.timeout`, differs in that the scope begins when it is made.
+---@param delay number? seconds; nil: no limit
+---@param fn? function|table what to call, or a call table
+---@param ... any its arguments
+---@return perilune.Timeout|any ...
+---@async
+function timeouts.timeout(delay, fn, ...)
+  local scope = begin("timeout", delay)
+  if fn == nil then return scope end
+  return run(scope, fn, ...)
+end
+
+---Limits the time until the end of the block, or of the call, to a point in
+---time. See `timeout`.
+---
+---Python: `asyncio.timeout_at`.
+---@param when number? seconds on the task's clock, as `loop:time()` tells them
+---@param fn? function|table what to call, or a call table
+---@param ... any its arguments
+---@return perilune.Timeout|any ...
+---@async
+function timeouts.timeout_at(when, fn, ...)
+  arguments.seconds("timeout_at", 1, when, true)
+  local scope = new_scope "timeout_at"
+  set_deadline(scope, when)
+  if fn == nil then return scope end
+  return run(scope, fn, ...)
+end
+
+local function settle(scope, ok, ...)
+  if ok then return true, ... end
+  local err = ...
+  -- Only the scope's own lateness is swallowed, not a TimeoutError from within.
+  if scope._raised ~= nil and rawequal(err, scope._raised) then return false end
+  error(err, 0)
+end
+
+---Calls a function and gives up on it after a time.
+---
+---Cancellation: from outside goes through as CancelledError.
+---
+---Python: `trio.move_on_after` comes closest.
+---@param delay number? seconds; nil: no limit
+---@param fn function|table what to call, or a call table
+---@param ... any its arguments
+---@return boolean in_time
+---@return any ... what the function returned
+---@async
+function timeouts.move_on_after(delay, fn, ...)
+  if not arguments.callable(fn) and not arguments.plain(fn) then
+    arguments.wrong_type("move_on_after", 2, "function", fn)
+  end
+  local scope = begin("move_on_after", delay)
+  return settle(scope, pcall(run, scope, fn, ...))
+end
+
+return timeouts

@@ -1,0 +1,682 @@
+/*
+ * core.h: what the files of core/ share. Nothing outside core/, embed/, pool/
+ * and io/ includes it.
+ *
+ * The parts, from the bottom up:
+ *   list.h       intrusive lists: every queue of the runtime is one
+ *   timer.c      timers of one clock; clock.c, the clocks themselves
+ *   future.c     a result to come; gather.c, one made of many
+ *   task.c       a coroutine that is driven by a loop
+ *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
+ *   loop.c       ready queue, rounds, runs; post.c, what other threads send
+ *   error.c      error objects; trace.c, raw tracebacks
+ *   runtime.c    the runtime of a Lua state
+ *
+ * Lua values belong to Lua: a future, a task, a loop are userdata, and C
+ * pointers to them are valid only while something anchors them. The rules:
+ *   - a task that has not ended is anchored by its coroutine (it is the first
+ *     argument of the coroutine's root function), and the coroutine by its
+ *     loop's table of anchors;
+ *   - what a task waits for stands at index 1 of the waiting C function;
+ *   - handles and gathers that are pending stand in the table of anchors;
+ *   - every future holds its loop, in user value PERI_UV_CONTEXT.
+ * So a loop that nobody holds goes as a whole, with its tasks.
+ */
+#ifndef PERI_CORE_H
+#define PERI_CORE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <uv.h>
+
+#include "list.h"
+#include "perilune.h"
+
+#if defined(__GNUC__)
+#define peri_likely(x) __builtin_expect(!!(x), 1)
+#define peri_unlikely(x) __builtin_expect(!!(x), 0)
+#else
+#define peri_likely(x) (x)
+#define peri_unlikely(x) (x)
+#endif
+
+/* For states that cannot be: never for what a script or a peer can cause. */
+#define PERI_CHECK(condition)                                                  \
+  ((condition) ? (void)0 : peri__check_failed(#condition, __FILE__, __LINE__))
+
+typedef struct peri_clock peri_clock;
+typedef struct peri_future peri_future;
+typedef struct peri_task peri_task;
+typedef struct peri_loop peri_loop;
+typedef struct peri_run_record peri_run_record;
+
+/* -- Errors ------------------------------------------------------------- */
+
+/* The classes that C raises; the Lua side (perilune.errors) registers them. */
+#define PERI_ERROR_CLASSES(X)                                                  \
+  X(CANCELLED, "CancelledError")                                               \
+  X(INVALID_STATE, "InvalidStateError")                                        \
+  X(VALUE, "ValueError")                                                       \
+  X(TYPE, "TypeError")                                                         \
+  X(RUNTIME, "RuntimeError")                                                   \
+  X(NOT_IMPLEMENTED, "NotImplementedError")                                    \
+  X(OS, "OSError")
+
+typedef enum peri_error_class {
+#define X(name, text) PERI_ERR_##name,
+  PERI_ERROR_CLASSES(X)
+#undef X
+    PERI_ERR_COUNT
+} peri_error_class;
+
+/* Errors that our own pcall, xpcall, resume and wrap never catch. */
+typedef enum peri_sentinel {
+  PERI_SENTINEL_NONE,
+  PERI_SENTINEL_KILL,
+  PERI_SENTINEL_EXIT,
+  PERI_SENTINEL_INTERRUPT,
+  PERI_SENTINEL_COUNT
+} peri_sentinel;
+
+/* -- Timers and clocks --------------------------------------------------- */
+
+typedef struct peri_bucket peri_bucket;
+
+/* A timer that runs has index > 0 if it stands in the heap, 0 if it stands
+ * behind another one of its bucket. */
+typedef struct peri_timer {
+  peri_node node; /* in its bucket while it runs, in a ready queue after */
+  int64_t deadline;
+  peri_bucket *bucket; /* NULL: stands alone in the heap */
+  peri_loop *loop;     /* whose ready queue takes it when it is due */
+  uint32_t sequence;   /* equal deadlines fire in the order of starting */
+  uint32_t index;
+} peri_timer;
+
+typedef enum peri_clock_kind {
+  PERI_CLOCK_REAL,
+  PERI_CLOCK_MANUAL,
+  PERI_CLOCK_VIRTUAL
+} peri_clock_kind;
+
+typedef struct peri_timers {
+  peri_timer **heap; /* from 1 */
+  uint32_t length, capacity;
+  uint32_t sequence;
+  peri_bucket **table; /* open addressing by duration */
+  uint32_t buckets, table_size;
+  size_t count; /* timers that run */
+} peri_timers;
+
+struct peri_clock {
+  peri_runtime *rt;
+  peri_node active; /* in rt->clocks while a timer runs */
+  peri_timers timers;
+  int64_t base;      /* the clock's time at real_base */
+  int64_t real_base; /* real and scaled clocks only */
+  double scale;
+  peri_clock_kind kind;
+  bool paused;
+  int anchor;     /* in the registry, while users > 0 */
+  uint32_t users; /* tasks and loops that use it */
+};
+
+/* -- Futures ------------------------------------------------------------- */
+
+enum {
+  PERI_UV_RESULT = 1,  /* result, error, cancel message */
+  PERI_UV_LINKS = 2,   /* callbacks while pending, the trace once failed */
+  PERI_UV_CONTEXT = 3, /* the loop, or a context (which holds it) */
+  PERI_UV_CHILDREN = 4 /* gathers only */
+};
+
+typedef enum peri_future_state {
+  PERI_PENDING,
+  PERI_FINISHED,
+  PERI_FAILED,
+  PERI_CANCELLED
+} peri_future_state;
+
+typedef enum peri_future_kind {
+  PERI_KIND_FUTURE,
+  PERI_KIND_TASK,
+  PERI_KIND_GATHER
+} peri_future_kind;
+
+enum {
+  PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
+  PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
+  PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
+};
+
+struct peri_future {
+  peri_list callbacks; /* nodes to make ready when done, in order */
+  peri_loop *loop;
+  int results; /* finished: how many; several stand in a table */
+  uint8_t kind, state, flags;
+};
+
+/* -- Tasks ---------------------------------------------------------------- */
+
+/* A coroutine of the script's own on the way from a task to the code that
+ * runs. */
+typedef struct peri_frame {
+  lua_State *co;
+  lua_State *from;     /* who resumed it */
+  lua_State *previous; /* rt->current before */
+} peri_frame;
+
+typedef struct peri_frames {
+  peri_frame *v;
+  int n, capacity;
+} peri_frames;
+
+typedef enum peri_wait_kind {
+  PERI_WAIT_NONE,   /* runs, or has not started */
+  PERI_WAIT_YIELD,  /* stands in the ready queue: sleep(0) */
+  PERI_WAIT_WOKEN,  /* what it waited for has come: in the ready queue */
+  PERI_WAIT_TIMER,  /* task->timer runs */
+  PERI_WAIT_FUTURE, /* task->resource is a future, in its callbacks */
+  PERI_WAIT_RUN     /* another loop runs to its end */
+} peri_wait_kind;
+
+/* How a task is to go on at its next step. */
+typedef enum peri_outcome {
+  PERI_OUTCOME_OK,
+  PERI_OUTCOME_CANCEL,
+  PERI_OUTCOME_KILL
+} peri_outcome;
+
+enum {
+  PERI_T_MUST_CANCEL = 1 << 0, /* raise CancelledError at the next step */
+  PERI_T_STARTED = 1 << 1,
+  PERI_T_EXPOSED = 1 << 2,  /* a script holds the coroutine: no recycling */
+  PERI_T_SPOILT = 1 << 3,   /* the coroutine ran deep or out of memory */
+  PERI_T_KILLED = 1 << 4,   /* kill() was called */
+  PERI_T_SPAWNED = 1 << 5,  /* no handle: an error is reported at once */
+  PERI_T_OWES = 1 << 6,     /* has futures to wait for before it ends */
+  PERI_T_NAMED = 1 << 7,    /* rt's table of names has its name */
+  PERI_T_TOPLEVEL = 1 << 8, /* the script itself: may run other loops */
+  PERI_T_CONTEXT = 1 << 9   /* has a context of its own, not just the loop */
+};
+
+/* The one record of a wait: kind, what (its name), resource, deadline (in the
+ * timer); the waiter is the task itself, the place its suspended stack. */
+struct peri_task {
+  peri_future future;
+  peri_timer timer; /* timer.node: in a ready queue, a bucket, or a future */
+  lua_State *co;
+  int anchor; /* of co, in the loop's table */
+  uint16_t flags;
+  uint8_t wait, outcome;
+  const char *what;
+  void *resource;
+  peri_frames *frames; /* NULL: never ran a coroutine of the script's */
+  peri_clock *clock;
+  peri_task *previous, *next; /* all tasks of the loop */
+  uint64_t id;
+  uint32_t cancels; /* cancelling() */
+};
+
+/* -- Loops ---------------------------------------------------------------- */
+
+/* What a loop has of libuv's; made when the loop first looks at the kernel. */
+typedef struct peri_kernel {
+  uv_loop_t own;
+  uv_loop_t *uv;
+  uv_async_t wake;
+  uv_timer_t timer;
+  int open; /* our handles that are not closed yet */
+} peri_kernel;
+
+typedef struct peri_pooled {
+  lua_State *co;
+  int anchor;
+} peri_pooled;
+
+enum {
+  PERI_LOOP_UV_ANCHORS = 1,
+  PERI_LOOP_UV_SETTINGS = 2 /* exception handler, task factory, ... */
+};
+
+struct peri_loop {
+  peri_runtime *rt;
+  peri_kernel *kernel; /* NULL: not needed yet */
+  uv_loop_t *host_uv;  /* the host's, or NULL */
+  peri_list ready, batch;
+  peri_task *tasks;  /* first of all that have not ended */
+  peri_task *newest; /* last of them */
+  size_t task_count;
+  peri_pooled *pool; /* coroutines to use again */
+  int pooled, pool_capacity;
+  peri_list watchers; /* readers, writers, signal handlers */
+  peri_list unseen;   /* errors nobody has retrieved */
+  peri_clock *clock;
+  double slow_callback_duration;
+  bool running, closed, closing, stopping, debug, factory;
+  int rounds_unpolled;  /* since the last look at the kernel */
+  int rounds_untimed;   /* since the clock was last read for that */
+  int stride;           /* rounds between two such readings */
+  uint64_t last_reading;
+};
+
+/* A run of a loop: of run_until_complete, run_forever, or the host. */
+struct peri_run_record {
+  peri_run_record *outer;
+  peri_loop *loop;
+  peri_future *goal; /* NULL: for ever */
+  peri_task *waiter; /* the top-level task that waits for this run, or NULL */
+  bool ended;
+  peri_sentinel abort; /* what ended it early */
+};
+
+/* -- The runtime ----------------------------------------------------------- */
+
+/* Places in the registry (luaL_ref), one array slot each. */
+#define PERI_REFS(X)                                                           \
+  X(LOOP)             /* the running loop, or false */                         \
+  X(ANCHORS)          /* its anchors */                                        \
+  X(EVENT_LOOP)       /* what set_event_loop set, or false */                  \
+  X(FUTURE)           /* metatables */                                         \
+  X(TASK)                                                                      \
+  X(GATHER)                                                                    \
+  X(LINK)                                                                      \
+  X(HANDLE)                                                                    \
+  X(LOOP_META)                                                                 \
+  X(CLOCK_META)                                                                \
+  X(COROUTINE)                                                                 \
+  X(ROOT)             /* what a task's coroutine runs, and its handler */      \
+  X(ROOT_HANDLER)                                                              \
+  X(TRACE_HANDLER)                                                             \
+  X(UNSEEN)                                                                    \
+  X(WATCHER)                                                                   \
+  X(SCOPE)                                                                     \
+  X(OBJECTS)          /* weak: C pointer to userdata */                        \
+  X(NAMES)            /* weak: task to its name */                             \
+  X(OWED)             /* weak: task to a list of futures */                    \
+  X(TRACE_ERROR)      /* the error on its way, and its trace */                \
+  X(TRACE)                                                                     \
+  X(KILL)             /* the sentinels */                                      \
+  X(EXIT)                                                                      \
+  X(INTERRUPT)                                                                 \
+  X(CLASSES)          /* name to error class */                                \
+  X(CORE)             /* the table perilune._core */                           \
+  X(CLOCK)            /* the real clock */                                     \
+  X(EXCEPTION)        /* default exception handler, or false */                \
+  X(LOG)              /* log function, or false */                             \
+  X(BASE)             /* the host's loop, or false */                          \
+  X(MAIN)             /* the host's main task */                               \
+  X(GOAL)             /* what the host's run is for */                         \
+  X(CLOSERS)          /* peri__at_close: userdata */
+
+enum {
+#define X(name) PERI_REF_##name,
+  PERI_REFS(X)
+#undef X
+  PERI_REF_COUNT
+};
+
+typedef struct peri_post_record peri_post_record;
+
+typedef enum peri_main_phase {
+  PERI_MAIN_NONE,
+  PERI_MAIN_RUNS,
+  PERI_MAIN_FINISHES, /* its leftovers are cancelled and waited for */
+} peri_main_phase;
+
+struct peri_runtime {
+  lua_State *L; /* the state's main thread */
+
+  /* What runs. */
+  peri_task *task;      /* NULL: a callback, or nothing of ours */
+  lua_State *current;   /* innermost coroutine that we resumed; NULL: none, or
+                           one that cannot wait */
+  peri_frames *frames;  /* the running task's; may be NULL */
+  peri_frames no_task;  /* the frames outside tasks */
+  const char *callback; /* what runs outside tasks, for messages; or NULL */
+  lua_State *closing;   /* the innermost coroutine being closed */
+  int close_depth;
+  peri_run_record *run; /* the innermost run; NULL: no loop runs */
+  int drive_depth;      /* turns on the C stack */
+  int inner_status;     /* how the coroutine below ended (task.c) */
+
+  peri_list clocks; /* those with timers */
+  peri_clock *clock; /* the real one */
+  uint64_t next_id;
+  int external; /* waits that only the outside can end */
+  uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
+
+  /* Found by address rather than by a look into the registry. */
+  int ref[PERI_REF_COUNT];
+  const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
+      *meta_handle, *meta_loop, *meta_clock;
+  const void *sentinel[PERI_SENTINEL_COUNT];
+
+  /* Set from other threads and signal handlers. */
+  atomic_int attention;  /* posts or interrupts have come */
+  atomic_int interrupts; /* not yet answered */
+  atomic_int async_users;
+  _Atomic(uv_async_t *) async; /* wakes the running loop */
+  uv_mutex_t post_mutex;       /* guards posts; nothing is locked inside */
+  peri_post_record *posts, **posts_end;
+  uv_thread_t thread; /* on which the runtime steps */
+  int interrupt_stage;
+
+  peri_sentinel abort; /* an exit or interrupt unwinds the runs */
+  int exit_code;
+  bool exit_close;
+
+  /* The host's main task (embed/). */
+  peri_run_record main;
+  peri_main_phase main_phase;
+  int main_status;
+  char *error; /* text of the last failure */
+
+  peri_options options;
+  bool owns_state, closed;
+  bool sigpipe_blocked, sigpipe_pending; /* by us; before us */
+  struct peri_heap *heap; /* of peri_new, with a limit */
+  lua_Alloc alloc;
+  void *alloc_ud;
+};
+
+extern const char peri__parked_key;
+
+/* The runtime of a binding: every C function of ours has it as upvalue 1. */
+static inline peri_runtime *peri__rt(lua_State *L)
+{
+  return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+static inline void peri__push_ref(lua_State *L, peri_runtime *rt, int ref)
+{
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->ref[ref]);
+}
+
+/* runtime.c */
+void peri__check_failed(const char *condition, const char *file, int line);
+void *peri__realloc(peri_runtime *rt, void *block, size_t old_size,
+                    size_t new_size);
+void peri__register(lua_State *L, peri_runtime *rt, const luaL_Reg *functions);
+/* Pops a value into a place of the registry. */
+void peri__set_ref(lua_State *L, peri_runtime *rt, int ref);
+/* A new metatable at the given place, with methods under __index; leaves it on
+ * the stack and returns its address. */
+const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
+                            const char *name, const luaL_Reg *metamethods,
+                            const luaL_Reg *methods);
+/* Pushes the __index table of the metatable at a place. */
+void peri__push_methods(lua_State *L, peri_runtime *rt, int ref);
+/* The library's runtime for L: made on the first call. Pushes nothing. */
+int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options);
+void peri__detach(peri_runtime *rt);
+/* A library of the runtime blocks SIGPIPE in its thread while it works. */
+void peri__sigpipe_block(peri_runtime *rt);
+void peri__sigpipe_restore(peri_runtime *rt);
+/* Call fn(argument) when the runtime closes, before its loops do. */
+void peri__at_close(lua_State *L, void (*fn)(void *), void *argument);
+/* Count waits that only something outside can end. */
+static inline void peri__external(peri_runtime *rt, int delta)
+{
+  rt->external += delta;
+}
+
+/* error.c */
+void peri__error_open(lua_State *L, peri_runtime *rt);
+void peri__push_class(lua_State *L, peri_runtime *rt, peri_error_class class_);
+void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                      const char *format, ...);
+int peri__throw(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                const char *format, ...);
+int peri__throw_uv(lua_State *L, peri_runtime *rt, const char *syscall,
+                   int code);
+int peri__arg_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                    int arg, const char *message);
+int peri__arg_type_error(lua_State *L, peri_runtime *rt, int arg,
+                         const char *expected);
+lua_Number peri__check_number(lua_State *L, peri_runtime *rt, int arg);
+lua_Integer peri__check_integer(lua_State *L, peri_runtime *rt, int arg);
+const char *peri__check_string(lua_State *L, peri_runtime *rt, int arg,
+                               size_t *length);
+void peri__check_function(lua_State *L, peri_runtime *rt, int arg);
+/* Any value as text; never raises but for memory: a failing __tostring is told
+ * of instead. */
+const char *peri__describe(lua_State *L, int idx);
+bool peri__is_cancelled_error(lua_State *L, peri_runtime *rt, int idx);
+bool peri__is_error_object(lua_State *L, peri_runtime *rt, int idx);
+peri_sentinel peri__sentinel_of(lua_State *L, peri_runtime *rt, int idx);
+void peri__push_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which);
+/* Reports to the loop's exception handler: the context table is on top of the
+ * stack and is popped. Never raises. */
+void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* The same for an error on top of the stack (popped). */
+void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                        const char *message);
+
+/* trace.c */
+void peri__trace_open(lua_State *L, peri_runtime *rt);
+/* Message handler of tasks and callbacks: error -> error, its frames kept. */
+int peri__trace_handler(lua_State *L);
+/* Adds the frames of another coroutine to the error at idx of L. */
+void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
+                           int idx);
+/* The trace of the error at idx is the one on top of the stack (popped). */
+void peri__trace_carry(lua_State *L, peri_runtime *rt, int idx);
+/* Pushes the trace of the error at idx, or nil. */
+void peri__trace_push(lua_State *L, peri_runtime *rt, int idx);
+/* Adds a line such as "awaited by Task-1" to the trace of the error at idx. */
+void peri__trace_label(lua_State *L, peri_runtime *rt, int idx,
+                       const char *label);
+/* Replaces the trace on top of the stack by its text. */
+void peri__trace_text(lua_State *L, peri_runtime *rt);
+
+/* timer.c: durations and deadlines in the nanoseconds of one clock. */
+void peri__timers_init(peri_timers *timers);
+void peri__timers_fini(peri_runtime *rt, peri_timers *timers);
+/* duration < 0: the deadline stands for itself. False: out of memory. */
+bool peri__timer_start(peri_clock *clock, peri_timer *timer, int64_t deadline,
+                       int64_t duration);
+void peri__timer_stop(peri_clock *clock, peri_timer *timer);
+/* Takes the first timer whose deadline is not after now, or NULL. */
+peri_timer *peri__timer_due(peri_clock *clock, int64_t now);
+/* Calls fn for each timer that runs. fn must not start or stop timers. */
+void peri__timers_each(peri_timers *timers,
+                       void (*fn)(peri_timer *timer, void *ud), void *ud);
+static inline bool peri__timer_first(const peri_clock *clock, int64_t *deadline)
+{
+  if (clock->timers.length == 0)
+    return false;
+  *deadline = clock->timers.heap[1]->deadline;
+  return true;
+}
+
+/* clock.c */
+void peri__clock_open(lua_State *L, peri_runtime *rt);
+peri_clock *peri__clock_check(lua_State *L, peri_runtime *rt, int arg);
+int64_t peri__clock_now(const peri_clock *clock);
+/* Nanoseconds of real time until the deadline; INT64_MAX: it depends on
+ * somebody's advance(). */
+int64_t peri__clock_real_delay(const peri_clock *clock, int64_t deadline);
+void peri__clock_jump(peri_clock *clock, int64_t now);
+/* One more user: of a clock that has one, or that stands at idx. */
+void peri__clock_use(lua_State *L, peri_clock *clock);
+void peri__clock_use_at(lua_State *L, peri_clock *clock, int idx);
+void peri__clock_unuse(lua_State *L, peri_clock *clock);
+peri_clock *peri__clock_current(peri_runtime *rt);
+/* Seconds to nanoseconds, rounded up, clipped to some 290 years. */
+int64_t peri__nanoseconds(lua_Number seconds);
+
+/* future.c */
+void peri__future_open(lua_State *L, peri_runtime *rt);
+/* The future, task or gather at idx, or NULL. */
+peri_future *peri__to_future(lua_State *L, peri_runtime *rt, int idx);
+peri_future *peri__check_future(lua_State *L, peri_runtime *rt, int arg);
+/* Initialises the head of a userdata on top of the stack. The loop is at
+ * loop_idx. */
+void peri__future_init(peri_future *future, peri_future_kind kind,
+                       peri_loop *loop);
+peri_future *peri__future_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                              int loop_idx);
+/* The value(s) on top of the stack become the result of the pending future at
+ * idx, and are popped. */
+void peri__future_resolve(lua_State *L, peri_runtime *rt, int idx, int n);
+void peri__future_reject(lua_State *L, peri_runtime *rt, int idx);
+/* Ends the pending future at idx as cancelled; the message or error object on
+ * top of the stack is popped. */
+void peri__future_settle_cancelled(lua_State *L, peri_runtime *rt, int idx,
+                                   bool is_object);
+/* cancel() of any kind of future; message at message_idx (0: none). */
+bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
+                         int message_idx);
+/* Pushes what the done future at idx holds, or raises it: await, result. */
+int peri__future_return(lua_State *L, peri_runtime *rt, int idx);
+/* Pushes the error of a failed or cancelled future at idx. */
+void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx);
+void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
+void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
+
+/* gather.c */
+void peri__gather_open(lua_State *L, peri_runtime *rt);
+void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
+bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
+                         int message_idx);
+
+/* task.c */
+void peri__task_open(lua_State *L, peri_runtime *rt);
+peri_task *peri__check_task(lua_State *L, peri_runtime *rt, int arg);
+/* Makes a task of the function and arguments from fn to the top of the stack;
+ * the task stands in their place. The first step is queued, unless eager. */
+peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int loop_idx, int fn);
+/* The coroutine object on top of the stack becomes a task made by the loop's
+ * factory. */
+void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           int loop_idx, int fn);
+void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
+                      bool eager);
+void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task);
+bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
+                       int message_idx);
+void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
+                     peri_sentinel why);
+/* Ends a task where it stands: its coroutines are closed, innermost first. */
+void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
+lua_State *peri__task_innermost(peri_task *task);
+/* task_lua.c: what scripts call on tasks */
+void peri__task_lua_open(lua_State *L, peri_runtime *rt);
+/* create_task with what stands from first to the top: a function and its
+ * arguments, a coroutine object, or a call table. Leaves the task; returns 1.
+ * flags are PERI_T_*. */
+int peri__create_task(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                      int loop_idx, int first, uint16_t flags);
+void peri__push_task(lua_State *L, peri_task *task);
+/* Pushes the name. The task stands at idx; 0: it has not ended. */
+const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,
+                            int idx);
+void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
+                            int idx);
+static inline peri_task *peri__node_task(peri_node *node)
+{
+  return (peri_task *)((char *)node - offsetof(peri_task, timer));
+}
+
+/* wait.c: how a task waits */
+/* The running task, if it may wait right here; raises the RuntimeError that
+ * says why not. what names the wait. */
+peri_task *peri__wait_check(lua_State *L, peri_runtime *rt, const char *what);
+bool peri__can_wait(lua_State *L, peri_runtime *rt);
+/* Suspends the running task until a step resumes it in k. */
+int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
+               lua_KFunction k);
+/* First thing in k: raises what is to be raised instead of the result. With
+ * own_error, a cancellation is left to the caller if it returns true. */
+void peri__unpark(lua_State *L, peri_runtime *rt);
+bool peri__unpark_cancelled(lua_State *L, peri_runtime *rt);
+int peri__raise_outcome(lua_State *L, peri_runtime *rt);
+static inline bool peri__parked(lua_State *co)
+{
+  return lua_touserdata(co, -1) == (const void *)&peri__parked_key;
+}
+void peri__wait_open(lua_State *L, peri_runtime *rt);
+
+/* coroutine.c */
+void peri__coroutine_open(lua_State *L, peri_runtime *rt, unsigned patch);
+peri_frames *peri__frames_reserve(lua_State *L, peri_runtime *rt);
+/* The task that waits inside a coroutine of the script's, or NULL. */
+peri_task *peri__task_in(peri_runtime *rt, lua_State *co);
+int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co);
+
+/* awaitable.c: coroutine objects, await, what may be awaited */
+void peri__awaitable_open(lua_State *L, peri_runtime *rt);
+/* Turns the awaitable at idx into a future on top of the stack; false (and
+ * nothing) if it is none. */
+bool peri__push_awaitable_future(lua_State *L, peri_runtime *rt,
+                                 peri_loop *loop, int loop_idx, int idx);
+/* The function and arguments of the coroutine object at idx, pushed; raises if
+ * it was awaited before. Returns how many values. */
+int peri__coroutine_take(lua_State *L, peri_runtime *rt, int idx);
+bool peri__is_coroutine(lua_State *L, peri_runtime *rt, int idx);
+
+/* handle.c: call_soon, call_later, call_at */
+void peri__handle_open(lua_State *L, peri_runtime *rt);
+void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Its timer has fired. */
+void peri__handle_due(peri_node *node);
+void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Cancels the handle at idx, if it is one. */
+void peri__handle_forget(lua_State *L, peri_runtime *rt, int idx);
+/* Calls the function and arguments on top of L, protected; an error goes to
+ * the exception handler. what names it in messages. */
+void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int nargs, const char *what);
+
+/* loop.c */
+void peri__loop_open(lua_State *L, peri_runtime *rt);
+peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv);
+peri_loop *peri__check_loop(lua_State *L, peri_runtime *rt, int arg);
+peri_loop *peri__running_loop(peri_runtime *rt);
+/* Pushes the loop, the table of its anchors. */
+void peri__push_loop(lua_State *L, peri_loop *loop);
+void peri__push_anchors(lua_State *L, peri_loop *loop);
+int peri__anchor(lua_State *L, peri_loop *loop); /* pops a value */
+void peri__unanchor(lua_State *L, peri_loop *loop, int anchor);
+void peri__push_setting(lua_State *L, peri_loop *loop, const char *name);
+static inline void peri__loop_ready(peri_loop *loop, peri_node *node)
+{
+  peri__list_push(&loop->ready, node);
+}
+void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop);
+void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop);
+uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
+/* Runs. */
+void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run);
+void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run);
+int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run);
+/* One round of the innermost run. block: wait for something to do. */
+void peri__turn(lua_State *L, peri_runtime *rt, bool block);
+bool peri__idle(peri_runtime *rt, peri_loop *loop);
+bool peri__has_work(peri_runtime *rt);
+/* Nanoseconds until the next timer on real time; INT64_MAX: none. */
+int64_t peri__next_timer(peri_runtime *rt);
+
+/* post.c */
+int peri__post_init(peri_runtime *rt);
+void peri__post_fini(peri_runtime *rt);
+void peri__post_attend(lua_State *L, peri_runtime *rt);
+void peri__async_set(peri_runtime *rt, uv_async_t *async);
+void peri__wake(peri_runtime *rt);
+void peri__interrupt_reset(peri_runtime *rt);
+
+/* watch.c: readers, writers, signal handlers */
+void peri__watch_open(lua_State *L, peri_runtime *rt);
+void peri__watch_run(lua_State *L, peri_runtime *rt, peri_node *node);
+void peri__watch_close_all(lua_State *L, peri_runtime *rt, peri_loop *loop);
+
+#endif

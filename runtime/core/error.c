@@ -1,0 +1,415 @@
+/*
+ * error.c: error objects as C makes them, argument errors, the sentinels, and
+ * reports to the exception handler.
+ *
+ * The classes live in Lua (perilune.errors), which registers those that C
+ * raises; it is loaded when C raises its first one.
+ */
+#include <stdarg.h>
+#include <string.h>
+
+#include "core.h"
+
+static const char *const class_names[] = {
+#define X(name, text) text,
+    PERI_ERROR_CLASSES(X)
+#undef X
+};
+
+void peri__check_failed(const char *condition, const char *file, int line)
+{
+  fprintf(stderr, "perilune: %s:%d: impossible state: not (%s)\n", file, line,
+          condition);
+  abort();
+}
+
+/* -- Classes ---------------------------------------------------------------- */
+
+void peri__push_class(lua_State *L, peri_runtime *rt, peri_error_class class_)
+{
+  luaL_checkstack(L, 6, NULL);
+  peri__push_ref(L, rt, PERI_REF_CLASSES);
+  if (lua_getfield(L, -1, class_names[class_]) == LUA_TNIL) {
+    lua_pop(L, 1);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "perilune.errors");
+    lua_call(L, 1, 0);
+    lua_pop(L, 1);
+    lua_getfield(L, -1, class_names[class_]);
+  }
+  lua_replace(L, -2);
+}
+
+/* The message on top of the stack becomes an error object. */
+static void wrap_message(lua_State *L, peri_runtime *rt,
+                         peri_error_class class_)
+{
+  lua_createtable(L, 0, 1);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "message");
+  peri__push_class(L, rt, class_);
+  lua_setmetatable(L, -2);
+}
+
+void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                      const char *format, ...)
+{
+  va_list arguments;
+  luaL_checkstack(L, 8, NULL);
+  va_start(arguments, format);
+  lua_pushvfstring(L, format, arguments);
+  va_end(arguments);
+  wrap_message(L, rt, class_);
+}
+
+int peri__throw(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                const char *format, ...)
+{
+  va_list arguments;
+  luaL_checkstack(L, 8, NULL);
+  va_start(arguments, format);
+  lua_pushvfstring(L, format, arguments);
+  va_end(arguments);
+  wrap_message(L, rt, class_);
+  return lua_error(L);
+}
+
+int peri__throw_uv(lua_State *L, peri_runtime *rt, const char *syscall,
+                   int code)
+{
+  if (code == UV_ENOMEM)
+    return luaL_error(L, "not enough memory");
+  peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, uv_strerror(code));
+  lua_pushstring(L, uv_err_name(code));
+  lua_setfield(L, -2, "code");
+  lua_pushinteger(L, -code);
+  lua_setfield(L, -2, "errno");
+  lua_pushstring(L, syscall);
+  lua_setfield(L, -2, "syscall");
+  return lua_error(L);
+}
+
+/* -- Arguments ---------------------------------------------------------------- */
+
+int peri__arg_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
+                    int arg, const char *message)
+{
+  lua_Debug ar;
+  const char *name = "?";
+  if (lua_getstack(L, 0, &ar)) {
+    lua_getinfo(L, "n", &ar);
+    if (ar.name != NULL)
+      name = ar.name;
+    if (strcmp(ar.namewhat, "method") == 0 && --arg == 0)
+      return peri__throw(L, rt, class_, "calling '%s' on bad self (%s)", name,
+                         message);
+  }
+  return peri__throw(L, rt, class_, "bad argument #%d to '%s' (%s)", arg, name,
+                     message);
+}
+
+int peri__arg_type_error(lua_State *L, peri_runtime *rt, int arg,
+                         const char *expected)
+{
+  const char *got;
+  if (luaL_getmetafield(L, arg, "__name") == LUA_TSTRING)
+    got = lua_tostring(L, -1);
+  else
+    got = luaL_typename(L, arg);
+  lua_pushfstring(L, "%s expected, got %s", expected, got);
+  return peri__arg_error(L, rt, PERI_ERR_TYPE, arg, lua_tostring(L, -1));
+}
+
+lua_Number peri__check_number(lua_State *L, peri_runtime *rt, int arg)
+{
+  if (lua_type(L, arg) != LUA_TNUMBER)
+    peri__arg_type_error(L, rt, arg, "number");
+  return lua_tonumber(L, arg);
+}
+
+lua_Integer peri__check_integer(lua_State *L, peri_runtime *rt, int arg)
+{
+  int is_integer;
+  lua_Integer value = lua_tointegerx(L, arg, &is_integer);
+  if (!is_integer || lua_type(L, arg) != LUA_TNUMBER)
+    peri__arg_type_error(L, rt, arg, "integer");
+  return value;
+}
+
+const char *peri__check_string(lua_State *L, peri_runtime *rt, int arg,
+                               size_t *length)
+{
+  if (lua_type(L, arg) != LUA_TSTRING)
+    peri__arg_type_error(L, rt, arg, "string");
+  return lua_tolstring(L, arg, length);
+}
+
+void peri__check_function(lua_State *L, peri_runtime *rt, int arg)
+{
+  if (peri_likely(lua_type(L, arg) == LUA_TFUNCTION))
+    return;
+  if (luaL_getmetafield(L, arg, "__call") == LUA_TNIL)
+    peri__arg_type_error(L, rt, arg, "function");
+  lua_pop(L, 1);
+}
+
+/* -- Values as text -------------------------------------------------------------- */
+
+static int describe_protected(lua_State *L)
+{
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+const char *peri__describe(lua_State *L, int idx)
+{
+  idx = lua_absindex(L, idx);
+  lua_checkstack(L, 4);
+  lua_pushcfunction(L, describe_protected);
+  lua_pushvalue(L, idx);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    lua_pushfstring(L, "(a %s whose __tostring fails)", luaL_typename(L, idx));
+  }
+  return lua_tostring(L, -1);
+}
+
+/* -- CancelledError and the sentinels ----------------------------------------------- */
+
+/* The table of classes also knows every class by itself: true if its errors
+ * are cancellations, false if not. */
+static int family_of(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (lua_type(L, idx) != LUA_TTABLE || !lua_getmetatable(L, idx))
+    return LUA_TNIL;
+  lua_checkstack(L, 4);
+  peri__push_ref(L, rt, PERI_REF_CLASSES);
+  lua_insert(L, -2);
+  int type = lua_rawget(L, -2);
+  if (type == LUA_TBOOLEAN && lua_toboolean(L, -1))
+    type = LUA_TUSERDATA; /* stands for: a cancellation */
+  lua_pop(L, 2);
+  return type;
+}
+
+bool peri__is_cancelled_error(lua_State *L, peri_runtime *rt, int idx)
+{
+  return family_of(L, rt, idx) == LUA_TUSERDATA;
+}
+
+bool peri__is_error_object(lua_State *L, peri_runtime *rt, int idx)
+{
+  return family_of(L, rt, idx) != LUA_TNIL;
+}
+
+peri_sentinel peri__sentinel_of(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (lua_type(L, idx) != LUA_TTABLE)
+    return PERI_SENTINEL_NONE;
+  const void *address = lua_topointer(L, idx);
+  for (int i = PERI_SENTINEL_KILL; i < PERI_SENTINEL_COUNT; i++)
+    if (rt->sentinel[i] == address)
+      return (peri_sentinel)i;
+  return PERI_SENTINEL_NONE;
+}
+
+static const int sentinel_ref[] = {
+    [PERI_SENTINEL_KILL] = PERI_REF_KILL,
+    [PERI_SENTINEL_EXIT] = PERI_REF_EXIT,
+    [PERI_SENTINEL_INTERRUPT] = PERI_REF_INTERRUPT,
+};
+
+static const char *const sentinel_message[] = {
+    [PERI_SENTINEL_KILL] = "killed",
+    [PERI_SENTINEL_EXIT] = "os.exit",
+    [PERI_SENTINEL_INTERRUPT] = "interrupted",
+};
+
+/* A sentinel is a CancelledError that our pcall does not catch: for __close
+ * handlers it is a cancellation. It becomes one when it is first raised. */
+void peri__push_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
+{
+  luaL_checkstack(L, 8, NULL);
+  peri__push_ref(L, rt, sentinel_ref[which]);
+  if (lua_getmetatable(L, -1)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pushstring(L, sentinel_message[which]);
+  lua_setfield(L, -2, "message");
+  peri__push_class(L, rt, PERI_ERR_CANCELLED);
+  lua_setmetatable(L, -2);
+}
+
+static void make_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
+{
+  lua_createtable(L, 0, 1);
+  rt->sentinel[which] = lua_topointer(L, -1);
+  peri__set_ref(L, rt, sentinel_ref[which]);
+}
+
+/* -- Reports ------------------------------------------------------------------------- */
+
+/* [context] under a protected call: the handler of the loop, or the default
+ * one, or a line in the log. */
+static int report_protected(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_loop *loop = lua_touserdata(L, 2);
+  lua_settop(L, 1);
+  if (loop != NULL) {
+    peri__push_setting(L, loop, "exception_handler");
+    if (!lua_isnil(L, -1)) {
+      peri__push_loop(L, loop);
+      lua_pushvalue(L, 1);
+      lua_call(L, 2, 0);
+      return 0;
+    }
+  }
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "perilune.exceptions");
+  lua_call(L, 1, 0);
+  peri__push_ref(L, rt, PERI_REF_EXCEPTION);
+  if (loop != NULL)
+    peri__push_loop(L, loop);
+  else
+    lua_pushnil(L);
+  lua_pushvalue(L, 1);
+  lua_call(L, 2, 0);
+  return 0;
+}
+
+static void log_line(lua_State *L, peri_runtime *rt, const char *text)
+{
+  if (rt->options.log != NULL)
+    rt->options.log(rt->options.log_ud, 40, text);
+  else
+    lua_warning(L, text, 0);
+}
+
+void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  if (!lua_checkstack(L, 8)) {
+    lua_pop(L, 1);
+    return;
+  }
+  const char *callback = rt->callback;
+  peri_task *task = rt->task;
+  lua_State *current = rt->current;
+  rt->callback = "an exception handler";
+  rt->task = NULL;
+  rt->current = NULL;
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, report_protected, 1);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, loop);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+    const char *text = peri__describe(L, -1);
+    log_line(L, rt, "the exception handler failed: ");
+    log_line(L, rt, text);
+    lua_pop(L, 2);
+  }
+  rt->callback = callback;
+  rt->task = task;
+  rt->current = current;
+}
+
+void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                        const char *message)
+{
+  lua_checkstack(L, 8);
+  lua_createtable(L, 0, 3);
+  lua_pushstring(L, message);
+  lua_setfield(L, -2, "message");
+  peri__trace_push(L, rt, -2);
+  if (!lua_isnil(L, -1)) {
+    peri__trace_text(L, rt);
+    lua_setfield(L, -2, "traceback");
+  } else {
+    lua_pop(L, 1);
+  }
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "exception");
+  peri__report(L, rt, loop);
+}
+
+/* -- Functions for the library --------------------------------------------------------- */
+
+/* register_error(name, class, parent) */
+static int l_register_error(lua_State *L)
+{
+  const char *name = lua_tostring(L, 1);
+  lua_settop(L, 3);
+  peri__push_ref(L, peri__rt(L), PERI_REF_CLASSES);
+  bool cancelled = name != NULL && strcmp(name, "CancelledError") == 0;
+  if (!cancelled && !lua_isnil(L, 3)) {
+    lua_pushvalue(L, 3);
+    cancelled = lua_rawget(L, 4) == LUA_TBOOLEAN && lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, cancelled);
+  lua_rawset(L, 4);
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, 2);
+  lua_rawset(L, 4);
+  return 0;
+}
+
+static int l_iscancel(lua_State *L)
+{
+  lua_settop(L, 1);
+  lua_pushboolean(L, peri__is_cancelled_error(L, peri__rt(L), 1));
+  return 1;
+}
+
+static int l_set_default_exception_handler(lua_State *L)
+{
+  lua_settop(L, 1);
+  peri__set_ref(L, peri__rt(L), PERI_REF_EXCEPTION);
+  return 0;
+}
+
+/* emit(level, text): a finished line of the log, to where the host wants it;
+ * false if it wants nothing, so that the library writes it itself. */
+static int l_emit(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  if (rt->options.log == NULL) {
+    lua_pushboolean(L, false);
+    return 1;
+  }
+  rt->options.log(rt->options.log_ud, (int)lua_tointeger(L, 1),
+                  lua_tostring(L, 2));
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+/* issentinel(err): whether it is a kill, an os.exit or a Ctrl-C */
+static int l_issentinel(lua_State *L)
+{
+  lua_settop(L, 1);
+  lua_pushboolean(L, peri__sentinel_of(L, peri__rt(L), 1));
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"issentinel", l_issentinel},
+    {"register_error", l_register_error},
+    {"iscancel", l_iscancel},
+    {"set_default_exception_handler", l_set_default_exception_handler},
+    {"emit", l_emit},
+    {NULL, NULL}};
+
+void peri__error_open(lua_State *L, peri_runtime *rt)
+{
+  make_sentinel(L, rt, PERI_SENTINEL_KILL);
+  make_sentinel(L, rt, PERI_SENTINEL_EXIT);
+  make_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
+  lua_newtable(L);
+  peri__set_ref(L, rt, PERI_REF_CLASSES);
+  lua_pushboolean(L, false);
+  peri__set_ref(L, rt, PERI_REF_EXCEPTION);
+  peri__register(L, rt, functions);
+}

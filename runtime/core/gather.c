@@ -1,0 +1,290 @@
+/*
+ * gather.c: one future of many.
+ *
+ * The gather is a future with a node for each child, which stands among the
+ * child's callbacks; so gathering 10,000 tasks makes one object. While children
+ * are pending the gather is anchored in the loop, and holds them in a table
+ * (user value PERI_UV_CHILDREN). As in asyncio each child is looked at in a trip
+ * of its own, and the gather's awaiter runs one trip after the last.
+ */
+#include "core.h"
+
+typedef struct peri_gather peri_gather;
+
+typedef struct peri_child {
+  peri_node node;
+  uint32_t index; /* of the child in the gather's table */
+  uint32_t place; /* of this node among the gather's */
+} peri_child;
+
+struct peri_gather {
+  peri_future future;
+  int anchor;
+  uint32_t children; /* as many as were given */
+  uint32_t nodes;    /* one for each that differs */
+  uint32_t finished;
+  bool return_exceptions, cancel_requested;
+  peri_child child[];
+};
+
+static peri_gather *gather_of(peri_child *child)
+{
+  return (peri_gather *)((char *)(child - child->place) -
+                         offsetof(peri_gather, child));
+}
+
+/* Pushes what return_exceptions puts in the place of a child. */
+static void push_outcome(lua_State *L, peri_runtime *rt, int child)
+{
+  peri_future *future = lua_touserdata(L, child);
+  if (future->state != PERI_FINISHED) {
+    peri__future_push_error(L, rt, child);
+    return;
+  }
+  lua_getiuservalue(L, child, PERI_UV_RESULT);
+  if (future->results > 1) {
+    lua_rawgeti(L, -1, 1);
+    lua_replace(L, -2);
+  }
+}
+
+/* All children are done: the list of their values becomes the result. */
+static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather,
+                   int idx, int children)
+{
+  if (gather->cancel_requested) {
+    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
+    peri__future_reject(L, rt, idx);
+    return;
+  }
+  lua_createtable(L, (int)gather->children, 1);
+  for (uint32_t i = 1; i <= gather->children; i++) {
+    lua_rawgeti(L, children, i);
+    push_outcome(L, rt, lua_gettop(L));
+    lua_rawseti(L, -3, i);
+    lua_pop(L, 1);
+  }
+  lua_pushinteger(L, gather->children);
+  lua_setfield(L, -2, "n");
+  peri__future_resolve(L, rt, idx, 1);
+}
+
+/* The error of a child becomes the gather's. */
+static void fail(lua_State *L, peri_runtime *rt, int idx, int child)
+{
+  peri__future_push_error(L, rt, child);
+  if (lua_getiuservalue(L, child, PERI_UV_LINKS) == LUA_TUSERDATA) {
+    lua_getiuservalue(L, -1, 1);
+    peri__trace_carry(L, rt, -3);
+  }
+  lua_pop(L, 1);
+  peri__future_reject(L, rt, idx);
+}
+
+/* A child has ended. The gather is at idx, its children at idx + 1. */
+static void child_done(lua_State *L, peri_runtime *rt, int idx, uint32_t index)
+{
+  peri_gather *gather = lua_touserdata(L, idx);
+  gather->finished++;
+  lua_rawgeti(L, idx + 1, index);
+  int child = lua_gettop(L);
+  peri_future *future = lua_touserdata(L, child);
+  if (gather->future.state != PERI_PENDING) {
+    if (future->state == PERI_FAILED) {
+      peri__future_push_error(L, rt, child); /* it counts as retrieved */
+      lua_pop(L, 1);
+    }
+  } else if (!gather->return_exceptions && future->state != PERI_FINISHED) {
+    fail(L, rt, idx, child);
+  } else if (gather->finished == gather->nodes) {
+    finish(L, rt, gather, idx, idx + 1);
+  }
+  lua_settop(L, child - 1);
+  if (gather->finished == gather->nodes && gather->anchor != LUA_NOREF) {
+    peri__unanchor(L, gather->future.loop, gather->anchor);
+    gather->anchor = LUA_NOREF;
+  }
+}
+
+void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  peri_child *child = (peri_child *)node;
+  peri_gather *gather = gather_of(child);
+  int top = lua_gettop(L);
+  luaL_checkstack(L, 12, NULL);
+  peri__push_anchors(L, gather->future.loop);
+  lua_rawgeti(L, -1, gather->anchor);
+  lua_replace(L, -2);
+  lua_getiuservalue(L, -1, PERI_UV_CHILDREN);
+  child_done(L, rt, top + 1, child->index);
+  lua_settop(L, top);
+}
+
+bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
+                         int message_idx)
+{
+  idx = lua_absindex(L, idx);
+  peri_gather *gather = lua_touserdata(L, idx);
+  bool any = false;
+  luaL_checkstack(L, 12, "gathers that gather each other are nested too deep");
+  lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
+  int children = lua_gettop(L);
+  for (uint32_t i = 1; i <= gather->children; i++) {
+    lua_rawgeti(L, children, i);
+    if (peri__future_cancel(L, rt, children + 1, message_idx))
+      any = true;
+    lua_settop(L, children);
+  }
+  lua_pop(L, 1);
+  if (any)
+    gather->cancel_requested = true;
+  return any;
+}
+
+/* -- gather(list, n, return_exceptions) ------------------------------------------- */
+
+/* The loop of a gather is its first future's, or the running one. Pushes it. */
+static peri_loop *push_loop_of(lua_State *L, peri_runtime *rt, int list,
+                               lua_Integer n)
+{
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, list, i);
+    peri_future *future = peri__to_future(L, rt, -1);
+    lua_pop(L, 1);
+    if (future != NULL) {
+      peri__push_loop(L, future->loop);
+      return future->loop;
+    }
+  }
+  peri_loop *loop = peri__running_loop(rt);
+  if (loop == NULL)
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "no running event loop");
+  peri__push_ref(L, rt, PERI_REF_LOOP);
+  return loop;
+}
+
+/* Turns the awaitable i of the list into a future in the table of children,
+ * with seen (at 6) mapping what was given to the first place it had. */
+static bool adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                  lua_Integer i)
+{
+  enum { LIST = 1, LOOP = 4, CHILDREN = 5, SEEN = 6 };
+  lua_rawgeti(L, LIST, i);
+  lua_pushvalue(L, -1);
+  if (!lua_isfunction(L, -1) && !lua_isnil(L, -1) &&
+      lua_rawget(L, SEEN) != LUA_TNIL) {
+    lua_rawseti(L, CHILDREN, i);
+    lua_pop(L, 1);
+    return false;
+  }
+  lua_pop(L, 1);
+  if (!peri__push_awaitable_future(L, rt, loop, LOOP, -1)) {
+    lua_pushfstring(L, "item %I of the list: awaitable expected, got %s",
+                    (LUAI_UACINT)i, luaL_typename(L, -1));
+    peri__arg_error(L, rt, PERI_ERR_TYPE, 1, lua_tostring(L, -1));
+  }
+  peri_future *future = lua_touserdata(L, -1);
+  if (future->loop != loop)
+    peri__throw(L, rt, PERI_ERR_VALUE,
+                "The future belongs to a different loop than the others");
+  if (!lua_isfunction(L, -2)) {
+    lua_pushvalue(L, -2);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, SEEN);
+  }
+  lua_rawseti(L, CHILDREN, i);
+  lua_pop(L, 1);
+  return true;
+}
+
+static int empty_gather(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  peri__future_new(L, rt, loop, 4);
+  lua_createtable(L, 0, 1);
+  lua_pushinteger(L, 0);
+  lua_setfield(L, -2, "n");
+  peri__future_resolve(L, rt, -2, 1);
+  return 1;
+}
+
+static peri_gather *gather_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                               lua_Integer n)
+{
+  size_t size = sizeof(peri_gather) + (size_t)n * sizeof(peri_child);
+  peri_gather *gather = lua_newuserdatauv(L, size, 4);
+  peri__future_init(&gather->future, PERI_KIND_GATHER, loop);
+  gather->anchor = LUA_NOREF;
+  gather->children = (uint32_t)n;
+  gather->nodes = gather->finished = 0;
+  gather->cancel_requested = false;
+  gather->return_exceptions = lua_toboolean(L, 3);
+  peri__push_ref(L, rt, PERI_REF_GATHER);
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, 4);
+  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
+  lua_pushvalue(L, 5);
+  lua_setiuservalue(L, -2, PERI_UV_CHILDREN);
+  return gather;
+}
+
+/* Hangs the gather on a child, unless that is done: then it is dealt with at
+ * the end, when the gather stands. */
+static bool attach(lua_State *L, peri_gather *gather, uint32_t i)
+{
+  lua_rawgeti(L, 5, i);
+  peri_future *future = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  peri_child *child = &gather->child[gather->nodes];
+  child->index = i;
+  child->place = gather->nodes++;
+  child->node.kind = PERI_NODE_CHILD;
+  child->node.link.next = NULL;
+  if (future->state != PERI_PENDING)
+    return false;
+  peri__list_push(&future->callbacks, &child->node);
+  return true;
+}
+
+static int l_gather(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  lua_settop(L, 3);
+  if (!lua_istable(L, 1))
+    return peri__arg_type_error(L, rt, 1, "table");
+  lua_Integer n = lua_isnil(L, 2) ? luaL_len(L, 1) : lua_tointeger(L, 2);
+  if (n < 0 || n > INT32_MAX / (lua_Integer)sizeof(peri_child))
+    return peri__arg_error(L, rt, PERI_ERR_VALUE, 2, "not a length");
+  peri_loop *loop = push_loop_of(L, rt, 1, n);
+  if (n == 0)
+    return empty_gather(L, rt, loop);
+  lua_createtable(L, (int)n, 0);
+  lua_newtable(L);
+  uint8_t *fresh = lua_newuserdatauv(L, (size_t)n, 0);
+  for (lua_Integer i = 1; i <= n; i++)
+    fresh[i - 1] = adopt(L, rt, loop, i);
+  peri_gather *gather = gather_new(L, rt, loop, n); /* at 8 */
+  lua_pushvalue(L, -1);
+  gather->anchor = peri__anchor(L, loop);
+  bool late = false;
+  for (uint32_t i = 1; i <= (uint32_t)n; i++)
+    if (fresh[i - 1] && !attach(L, gather, i))
+      late = true;
+  lua_pushvalue(L, 5);
+  for (uint32_t k = 0; late && k < gather->nodes; k++) {
+    lua_rawgeti(L, 5, gather->child[k].index);
+    peri_future *future = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    if (!peri__node_listed(&gather->child[k].node) &&
+        future->state != PERI_PENDING)
+      child_done(L, rt, 8, gather->child[k].index);
+  }
+  lua_settop(L, 8);
+  return 1;
+}
+
+static const luaL_Reg functions[] = {{"gather", l_gather}, {NULL, NULL}};
+
+void peri__gather_open(lua_State *L, peri_runtime *rt)
+{
+  peri__register(L, rt, functions);
+}

@@ -1,0 +1,297 @@
+/*
+ * handle.c: call_soon, call_later, call_at, and calling the script's callbacks.
+ *
+ * A handle holds its function and arguments as user values, and stands in the
+ * loop's table of anchors until it has run or is cancelled.
+ */
+#include "core.h"
+
+typedef struct peri_handle {
+  peri_timer timer;
+  peri_clock *clock; /* used while the timer runs, else NULL */
+  lua_Number when;
+  int anchor;
+  int values;
+  bool timed, cancelled;
+  bool due; /* its timer has fired: it stands in the ready queue */
+} peri_handle;
+
+static peri_handle *check_handle(lua_State *L, peri_runtime *rt, int arg)
+{
+  if (lua_type(L, arg) == LUA_TUSERDATA && lua_getmetatable(L, arg)) {
+    const void *meta = lua_topointer(L, -1);
+    lua_pop(L, 1);
+    if (meta == rt->meta_handle)
+      return lua_touserdata(L, arg);
+  }
+  peri__arg_type_error(L, rt, arg, "Handle");
+  return NULL;
+}
+
+/* -- Calling ------------------------------------------------------------------ */
+
+void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int nargs, const char *what)
+{
+  const char *callback = rt->callback;
+  lua_State *current = rt->current;
+  int function = lua_gettop(L) - nargs;
+  peri__push_ref(L, rt, PERI_REF_TRACE_HANDLER);
+  lua_insert(L, function);
+  rt->callback = what;
+  rt->current = L;
+  int status = lua_pcall(L, nargs, 0, function);
+  rt->callback = callback;
+  rt->current = current;
+  lua_remove(L, function);
+  if (peri_likely(status == LUA_OK))
+    return;
+  peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
+  if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT) {
+    rt->abort = sentinel;
+    lua_pop(L, 1);
+    return;
+  }
+  char message[96];
+  snprintf(message, sizeof message, "an error in %s", what);
+  peri__report_error(L, rt, loop, message);
+}
+
+/* -- Making ---------------------------------------------------------------------- */
+
+/* A handle of the function and arguments from fn to the top, in their place. */
+static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                               int fn)
+{
+  int n = lua_gettop(L) - fn + 1;
+  peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 1);
+  *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
+  handle->timer.node.kind = PERI_NODE_HANDLE;
+  handle->timer.loop = loop;
+  lua_insert(L, fn);
+  for (int i = n; i >= 1; i--)
+    lua_setiuservalue(L, fn, i);
+  peri__push_loop(L, loop);
+  lua_setiuservalue(L, fn, n + 1);
+  peri__push_ref(L, rt, PERI_REF_HANDLE);
+  lua_setmetatable(L, fn);
+  lua_pushvalue(L, fn);
+  handle->anchor = peri__anchor(L, loop);
+  return handle;
+}
+
+static int l_call_soon(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_loop *loop = peri__check_loop(L, rt, 1);
+  peri__loop_check_open(L, rt, loop);
+  peri__check_function(L, rt, 2);
+  peri_handle *handle = handle_new(L, rt, loop, 2);
+  peri__loop_ready(loop, &handle->timer.node);
+  return 1;
+}
+
+/* call_soon_threadsafe: the same, and wakes the loop if it sleeps. Other
+ * threads reach a loop through peri_post. */
+static int l_call_soon_threadsafe(lua_State *L)
+{
+  int n = l_call_soon(L);
+  peri__wake(peri__rt(L));
+  return n;
+}
+
+static int start_timer(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                       peri_clock *clock, lua_Number when, int64_t deadline,
+                       int64_t duration)
+{
+  peri_handle *handle = handle_new(L, rt, loop, 3);
+  handle->timed = true;
+  handle->when = when;
+  if (!peri__timer_start(clock, &handle->timer, deadline, duration)) {
+    peri__unanchor(L, loop, handle->anchor);
+    return luaL_error(L, "not enough memory");
+  }
+  handle->clock = clock;
+  peri__clock_use(L, clock);
+  return 1;
+}
+
+static peri_loop *check_timer_args(lua_State *L, peri_runtime *rt,
+                                   lua_Number *seconds, const char *what)
+{
+  peri_loop *loop = peri__check_loop(L, rt, 1);
+  peri__loop_check_open(L, rt, loop);
+  *seconds = peri__check_number(L, rt, 2);
+  if (*seconds != *seconds)
+    peri__throw(L, rt, PERI_ERR_VALUE, "Invalid %s: NaN (not a number)", what);
+  peri__check_function(L, rt, 3);
+  return loop;
+}
+
+static peri_clock *clock_of(peri_runtime *rt, peri_loop *loop)
+{
+  if (rt->task != NULL && rt->task->future.loop == loop)
+    return rt->task->clock;
+  return loop->clock;
+}
+
+static int l_call_later(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  lua_Number delay;
+  peri_loop *loop = check_timer_args(L, rt, &delay, "delay");
+  peri_clock *clock = clock_of(rt, loop);
+  int64_t duration = delay > 0 ? peri__nanoseconds(delay) : 0;
+  int64_t now = peri__clock_now(clock);
+  return start_timer(L, rt, loop, clock, (lua_Number)now / 1e9 + delay,
+                     now + duration, duration);
+}
+
+static int l_call_at(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  lua_Number when;
+  peri_loop *loop = check_timer_args(L, rt, &when, "time");
+  return start_timer(L, rt, loop, clock_of(rt, loop), when,
+                     peri__nanoseconds(when), -1);
+}
+
+/* -- Running and cancelling ---------------------------------------------------------- */
+
+/* The handle is out of every queue and holds nothing any more. It must be on
+ * the stack at idx. */
+static void release(lua_State *L, peri_handle *handle, int idx)
+{
+  if (handle->clock != NULL)
+    peri__clock_unuse(L, handle->clock);
+  handle->clock = NULL;
+  if (handle->anchor != LUA_NOREF)
+    peri__unanchor(L, handle->timer.loop, handle->anchor);
+  handle->anchor = LUA_NOREF;
+  for (int i = 1; i <= handle->values; i++) {
+    lua_pushnil(L);
+    lua_setiuservalue(L, idx, i);
+  }
+  handle->values = 0;
+}
+
+static void push_handle(lua_State *L, peri_handle *handle)
+{
+  peri__push_anchors(L, handle->timer.loop);
+  lua_rawgeti(L, -1, handle->anchor);
+  lua_replace(L, -2);
+}
+
+void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  peri_handle *handle = (peri_handle *)node;
+  peri_loop *loop = handle->timer.loop;
+  int n = handle->values, top = lua_gettop(L);
+  luaL_checkstack(L, n + 8, NULL);
+  push_handle(L, handle);
+  for (int i = 1; i <= n; i++)
+    lua_getiuservalue(L, top + 1, i);
+  release(L, handle, top + 1);
+  peri__call_protected(L, rt, loop, n - 1,
+                       handle->timed ? "a call_later callback"
+                                     : "a call_soon callback");
+  lua_settop(L, top);
+}
+
+void peri__handle_due(peri_node *node)
+{
+  ((peri_handle *)node)->due = true;
+}
+
+void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  peri_handle *handle = (peri_handle *)node;
+  (void)rt;
+  push_handle(L, handle);
+  release(L, handle, lua_gettop(L));
+  lua_pop(L, 1);
+}
+
+/* Takes the pending handle at idx out of its queue. */
+static void cancel(lua_State *L, peri_handle *handle, int idx)
+{
+  handle->cancelled = true;
+  if (handle->anchor == LUA_NOREF)
+    return;
+  if (handle->clock != NULL && !handle->due)
+    peri__timer_stop(handle->clock, &handle->timer);
+  else if (peri__node_listed(&handle->timer.node))
+    peri__node_unlink(&handle->timer.node);
+  release(L, handle, idx);
+}
+
+void peri__handle_forget(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (!lua_getmetatable(L, idx))
+    return;
+  const void *meta = lua_topointer(L, -1);
+  lua_pop(L, 1);
+  if (meta == rt->meta_handle)
+    cancel(L, lua_touserdata(L, idx), idx);
+}
+
+static int l_cancel(lua_State *L)
+{
+  peri_handle *handle = check_handle(L, peri__rt(L), 1);
+  lua_settop(L, 1);
+  cancel(L, handle, 1);
+  return 0;
+}
+
+static int l_cancelled(lua_State *L)
+{
+  lua_pushboolean(L, check_handle(L, peri__rt(L), 1)->cancelled);
+  return 1;
+}
+
+/* handle:when() -> seconds on the clock of its timer; nil for call_soon */
+static int l_when(lua_State *L)
+{
+  peri_handle *handle = check_handle(L, peri__rt(L), 1);
+  if (!handle->timed)
+    return 0;
+  lua_pushnumber(L, handle->when);
+  return 1;
+}
+
+static int l_tostring(lua_State *L)
+{
+  peri_handle *handle = check_handle(L, peri__rt(L), 1);
+  const char *state = handle->cancelled            ? "cancelled"
+                      : handle->anchor == LUA_NOREF ? "done"
+                                                    : "pending";
+  lua_pushfstring(L, "<%s %s>", handle->timed ? "TimerHandle" : "Handle",
+                  state);
+  return 1;
+}
+
+static const luaL_Reg meta[] = {{"__tostring", l_tostring}, {NULL, NULL}};
+
+static const luaL_Reg methods[] = {{"cancel", l_cancel},
+                                   {"cancelled", l_cancelled},
+                                   {"when", l_when},
+                                   {NULL, NULL}};
+
+static const luaL_Reg loop_methods[] = {
+    {"call_soon", l_call_soon},
+    {"call_later", l_call_later},
+    {"call_at", l_call_at},
+    {"call_soon_threadsafe", l_call_soon_threadsafe},
+    {NULL, NULL}};
+
+/* The loop's metatable exists. */
+void peri__handle_open(lua_State *L, peri_runtime *rt)
+{
+  rt->meta_handle =
+      peri__metatable(L, rt, PERI_REF_HANDLE, "Handle", meta, methods);
+  lua_pop(L, 1);
+  peri__push_methods(L, rt, PERI_REF_LOOP_META);
+  lua_pushlightuserdata(L, rt);
+  luaL_setfuncs(L, loop_methods, 1);
+  lua_pop(L, 1);
+}

@@ -1,0 +1,574 @@
+/*
+ * loop.c: loops, their rounds, and runs of them.
+ *
+ * A round takes what other threads posted, moves the timers that are due behind
+ * what is ready, looks at the kernel if it is time to, and then runs what was
+ * ready when it began: what that adds belongs to the next round. The look at
+ * the kernel costs 230 ns, as much as five switches of tasks, so while there is
+ * work it is made every 64 rounds or 20 us, whichever comes first; without work
+ * the loop sleeps in it.
+ *
+ * libuv's callbacks run no Lua: they put nodes into the ready queue. So uv_run
+ * is never nested, whatever the script does. A run of another loop from a
+ * script's top level is a wait: the run becomes the innermost one, whoever
+ * drives drives that, and when it ends the task which waits for it goes on.
+ *
+ * A run until a future is done goes on for one round after it, in which that
+ * future's callbacks run, as asyncio's does.
+ */
+#include <string.h>
+
+#include "core.h"
+
+enum { ROUNDS_PER_LOOK = 64, LONGEST_STRIDE = 16 };
+enum { LOOK_AFTER = 20000, QUICK = 5000 }; /* nanoseconds */
+
+/* -- Finding loops and their tables ----------------------------------------------- */
+
+peri_loop *peri__running_loop(peri_runtime *rt)
+{
+  return rt->run != NULL ? rt->run->loop : NULL;
+}
+
+void peri__push_loop(lua_State *L, peri_loop *loop)
+{
+  peri_runtime *rt = loop->rt;
+  if (rt->run != NULL && rt->run->loop == loop) {
+    peri__push_ref(L, rt, PERI_REF_LOOP);
+    return;
+  }
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  lua_rawgetp(L, -1, loop);
+  lua_replace(L, -2);
+}
+
+void peri__push_anchors(lua_State *L, peri_loop *loop)
+{
+  peri_runtime *rt = loop->rt;
+  if (peri_likely(rt->run != NULL && rt->run->loop == loop)) {
+    peri__push_ref(L, rt, PERI_REF_ANCHORS);
+    return;
+  }
+  peri__push_loop(L, loop);
+  lua_getiuservalue(L, -1, PERI_LOOP_UV_ANCHORS);
+  lua_replace(L, -2);
+}
+
+int peri__anchor(lua_State *L, peri_loop *loop)
+{
+  luaL_checkstack(L, 6, NULL);
+  peri__push_anchors(L, loop);
+  lua_insert(L, -2);
+  int anchor = luaL_ref(L, -2);
+  lua_pop(L, 1);
+  return anchor;
+}
+
+void peri__unanchor(lua_State *L, peri_loop *loop, int anchor)
+{
+  lua_checkstack(L, 6);
+  peri__push_anchors(L, loop);
+  if (lua_istable(L, -1))
+    luaL_unref(L, -1, anchor);
+  lua_pop(L, 1);
+}
+
+void peri__push_setting(lua_State *L, peri_loop *loop, const char *name)
+{
+  peri__push_loop(L, loop);
+  lua_getiuservalue(L, -1, PERI_LOOP_UV_SETTINGS);
+  if (lua_istable(L, -1))
+    lua_getfield(L, -1, name);
+  else
+    lua_pushnil(L);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+}
+
+peri_loop *peri__check_loop(lua_State *L, peri_runtime *rt, int arg)
+{
+  if (lua_type(L, arg) == LUA_TUSERDATA && lua_getmetatable(L, arg)) {
+    const void *meta = lua_topointer(L, -1);
+    lua_pop(L, 1);
+    if (meta == rt->meta_loop)
+      return lua_touserdata(L, arg);
+  }
+  peri__arg_type_error(L, rt, arg, "loop");
+  return NULL;
+}
+
+void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  if (peri_unlikely(loop->closed))
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "Event loop is closed");
+}
+
+/* -- The kernel --------------------------------------------------------------------- */
+
+static void on_wake(uv_async_t *wake)
+{
+  (void)wake; /* the round sees what there is */
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+  (void)timer;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+  ((peri_kernel *)handle->data)->open--;
+}
+
+static int kernel_init(peri_kernel *kernel, uv_loop_t *host_uv)
+{
+  kernel->open = 0;
+  kernel->uv = host_uv;
+  if (host_uv == NULL) {
+    int code = uv_loop_init(&kernel->own);
+    if (code < 0)
+      return code;
+    kernel->uv = &kernel->own;
+  }
+  int code = uv_async_init(kernel->uv, &kernel->wake, on_wake);
+  if (code < 0) {
+    if (host_uv == NULL)
+      uv_loop_close(&kernel->own);
+    return code;
+  }
+  uv_timer_init(kernel->uv, &kernel->timer);
+  kernel->wake.data = kernel->timer.data = kernel;
+  kernel->open = 2;
+  uv_unref((uv_handle_t *)&kernel->wake);
+  return 0;
+}
+
+static void kernel_free(peri_runtime *rt, peri_loop *loop)
+{
+  peri_kernel *kernel = loop->kernel;
+  if (kernel == NULL)
+    return;
+  loop->kernel = NULL;
+  uv_close((uv_handle_t *)&kernel->wake, on_closed);
+  uv_close((uv_handle_t *)&kernel->timer, on_closed);
+  while (kernel->open > 0)
+    uv_run(kernel->uv, UV_RUN_NOWAIT);
+  if (kernel->uv == &kernel->own) {
+    int code = uv_loop_close(&kernel->own);
+    PERI_CHECK(code == 0);
+  }
+  peri__realloc(rt, kernel, sizeof *kernel, 0);
+}
+
+uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
+{
+  peri_runtime *rt = loop->rt;
+  if (loop->kernel != NULL)
+    return loop->kernel->uv;
+  peri_kernel *kernel = peri__realloc(rt, NULL, 0, sizeof *kernel);
+  if (kernel == NULL)
+    luaL_error(L, "not enough memory");
+  int code = kernel_init(kernel, loop->host_uv);
+  if (code < 0) {
+    peri__realloc(rt, kernel, sizeof *kernel, 0);
+    peri__throw_uv(L, rt, "uv_loop_init", code);
+  }
+  loop->kernel = kernel;
+  if (rt->run != NULL && rt->run->loop == loop)
+    peri__async_set(rt, &kernel->wake);
+  return kernel->uv;
+}
+
+/* Lets libuv run its callbacks; waits for delay nanoseconds (< 0: for ever). */
+static void look(peri_loop *loop, int64_t delay)
+{
+  peri_kernel *kernel = loop->kernel;
+  loop->rounds_unpolled = 0;
+  if (delay == 0) {
+    uv_run(kernel->uv, UV_RUN_NOWAIT);
+    return;
+  }
+  if (delay > 0) {
+    uint64_t ms = ((uint64_t)delay + 999999) / 1000000;
+    uv_update_time(kernel->uv);
+    uv_timer_start(&kernel->timer, on_timer, ms, 0);
+  }
+  uv_ref((uv_handle_t *)&kernel->wake);
+  uv_run(kernel->uv, UV_RUN_ONCE);
+  uv_unref((uv_handle_t *)&kernel->wake);
+  uv_timer_stop(&kernel->timer);
+}
+
+/* Whether it is time for a look while there is work. The clock is read every
+ * stride rounds only, as many as go by in a few microseconds. */
+static bool look_is_due(peri_loop *loop)
+{
+  if (loop->kernel == NULL)
+    return false;
+  if (++loop->rounds_unpolled >= ROUNDS_PER_LOOK)
+    return true;
+  if (++loop->rounds_untimed < loop->stride)
+    return false;
+  loop->rounds_untimed = 0;
+  uint64_t now = uv_hrtime(), gone = now - loop->last_reading;
+  loop->last_reading = now;
+  if (gone > LOOK_AFTER) {
+    loop->stride = 1;
+    return true;
+  }
+  if (gone < QUICK && loop->stride < LONGEST_STRIDE)
+    loop->stride *= 2;
+  return false;
+}
+
+/* -- Timers ------------------------------------------------------------------------ */
+
+static void fire(peri_timer *timer)
+{
+  if (timer->node.kind == PERI_NODE_TASK)
+    peri__node_task(&timer->node)->wait = PERI_WAIT_WOKEN;
+  else
+    peri__handle_due(&timer->node);
+  peri__loop_ready(timer->loop, &timer->node);
+}
+
+static void fire_due(peri_runtime *rt)
+{
+  peri_list *link = rt->clocks.next, *next;
+  for (; link != &rt->clocks; link = next) {
+    peri_clock *clock =
+        (peri_clock *)((char *)link - offsetof(peri_clock, active));
+    int64_t now = peri__clock_now(clock);
+    peri_timer *timer;
+    next = link->next;
+    while ((timer = peri__timer_due(clock, now)) != NULL)
+      fire(timer);
+  }
+}
+
+int64_t peri__next_timer(peri_runtime *rt)
+{
+  int64_t nearest = INT64_MAX;
+  peri_list *link = rt->clocks.next;
+  for (; link != &rt->clocks; link = link->next) {
+    peri_clock *clock =
+        (peri_clock *)((char *)link - offsetof(peri_clock, active));
+    int64_t deadline;
+    if (!peri__timer_first(clock, &deadline))
+      continue;
+    int64_t delay = peri__clock_real_delay(clock, deadline);
+    if (delay < nearest)
+      nearest = delay;
+  }
+  return nearest;
+}
+
+/* Everything is blocked: the virtual clock that is nearest to its next deadline
+ * goes there. */
+static bool jump(peri_runtime *rt)
+{
+  peri_clock *nearest = NULL;
+  int64_t shortest = INT64_MAX, target = 0;
+  peri_list *link = rt->clocks.next;
+  for (; link != &rt->clocks; link = link->next) {
+    peri_clock *clock =
+        (peri_clock *)((char *)link - offsetof(peri_clock, active));
+    int64_t deadline;
+    if (clock->kind != PERI_CLOCK_VIRTUAL || clock->paused ||
+        !peri__timer_first(clock, &deadline))
+      continue;
+    int64_t delay = deadline - peri__clock_now(clock);
+    if (delay < shortest) {
+      shortest = delay;
+      nearest = clock;
+      target = deadline;
+    }
+  }
+  if (nearest != NULL)
+    peri__clock_jump(nearest, target);
+  return nearest != NULL;
+}
+
+/* -- Rounds ------------------------------------------------------------------------- */
+
+bool peri__idle(peri_runtime *rt, peri_loop *loop)
+{
+  return rt->external == 0 &&
+         (loop->kernel == NULL || !uv_loop_alive(loop->kernel->uv));
+}
+
+static bool has_work(peri_loop *loop)
+{
+  return !peri__list_empty(&loop->ready) || !peri__list_empty(&loop->batch);
+}
+
+bool peri__has_work(peri_runtime *rt)
+{
+  return rt->run != NULL && has_work(rt->run->loop);
+}
+
+static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  int64_t delay = peri__next_timer(rt);
+  if (delay == INT64_MAX && peri__idle(rt, loop) && jump(rt))
+    return;
+  peri__loop_uv(L, loop);
+  if (atomic_load(&rt->attention) == 0)
+    look(loop, delay == INT64_MAX ? -1 : delay);
+}
+
+static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  switch ((peri_node_kind)node->kind) {
+  case PERI_NODE_TASK:
+    peri__task_step(L, rt, peri__node_task(node));
+    break;
+  case PERI_NODE_HANDLE:
+    peri__handle_run(L, rt, node);
+    break;
+  case PERI_NODE_LINK:
+    peri__link_run(L, rt, node);
+    break;
+  case PERI_NODE_CHILD:
+    peri__gather_child(L, rt, node);
+    break;
+  case PERI_NODE_WATCH:
+    peri__watch_run(L, rt, node);
+    break;
+  }
+}
+
+static void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  peri__list_splice(&loop->batch, &loop->ready);
+  while (!peri__list_empty(&loop->batch)) {
+    run_node(L, rt, peri__list_shift(&loop->batch));
+    if (peri_unlikely(rt->abort != PERI_SENTINEL_NONE))
+      return;
+  }
+}
+
+static void take_news(lua_State *L, peri_runtime *rt)
+{
+  if (peri_unlikely(atomic_load_explicit(&rt->attention,
+                                         memory_order_relaxed) != 0))
+    peri__post_attend(L, rt);
+  if (!peri__list_empty(&rt->clocks))
+    fire_due(rt);
+}
+
+static bool goal_done(const peri_run_record *run)
+{
+  return run->goal != NULL && run->goal->state != PERI_PENDING;
+}
+
+/* The innermost run has ended: the task that waits for it goes on. */
+static void hand_back(lua_State *L, peri_runtime *rt, peri_run_record *run)
+{
+  peri_task *waiter = run->waiter;
+  peri__run_end(L, rt, run);
+  waiter->wait = PERI_WAIT_WOKEN;
+  peri__loop_ready(waiter->future.loop, &waiter->timer.node);
+}
+
+void peri__turn(lua_State *L, peri_runtime *rt, bool block)
+{
+  peri_run_record *run = rt->run;
+  peri_loop *loop = run->loop;
+  take_news(L, rt);
+  bool last = goal_done(run) || loop->stopping;
+  if (!has_work(loop)) {
+    if (block && !last && rt->abort == PERI_SENTINEL_NONE)
+      wait_for_work(L, rt, loop);
+    else if (loop->kernel != NULL)
+      look(loop, 0);
+    take_news(L, rt);
+  } else if (look_is_due(loop)) {
+    look(loop, 0);
+  }
+  run_batch(L, rt, loop);
+  if (last || loop->stopping || rt->abort != PERI_SENTINEL_NONE) {
+    run->ended = true;
+    run->abort = rt->abort;
+    rt->abort = PERI_SENTINEL_NONE;
+    loop->stopping = false;
+    if (run->waiter != NULL)
+      hand_back(L, rt, run);
+  }
+}
+
+/* -- Runs ---------------------------------------------------------------------------- */
+
+void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
+{
+  peri__push_loop(L, run->loop);
+  lua_getiuservalue(L, -1, PERI_LOOP_UV_ANCHORS);
+  peri__set_ref(L, rt, PERI_REF_ANCHORS);
+  peri__set_ref(L, rt, PERI_REF_LOOP);
+  run->outer = rt->run;
+  run->ended = false;
+  run->abort = PERI_SENTINEL_NONE;
+  rt->run = run;
+  run->loop->running = true;
+  run->loop->stride = 1;
+  rt->thread = uv_thread_self();
+  peri__async_set(rt, run->loop->kernel != NULL ? &run->loop->kernel->wake
+                                                : NULL);
+}
+
+void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
+{
+  PERI_CHECK(rt->run == run);
+  run->loop->running = false;
+  rt->run = NULL; /* push_loop must not take the place for the loop's */
+  peri_run_record *outer = run->outer;
+  if (outer != NULL) {
+    peri__push_loop(L, outer->loop);
+    lua_getiuservalue(L, -1, PERI_LOOP_UV_ANCHORS);
+    peri__async_set(rt, outer->loop->kernel != NULL
+                            ? &outer->loop->kernel->wake
+                            : NULL);
+  } else {
+    lua_pushboolean(L, false);
+    lua_pushboolean(L, false);
+    peri__async_set(rt, NULL);
+  }
+  peri__set_ref(L, rt, PERI_REF_ANCHORS);
+  peri__set_ref(L, rt, PERI_REF_LOOP);
+  rt->run = outer;
+}
+
+static int drive(lua_State *L)
+{
+  peri_run_record *run = lua_touserdata(L, 1);
+  peri_runtime *rt = run->loop->rt;
+  while (!run->ended)
+    peri__turn(L, rt, true);
+  return 0;
+}
+
+/* Drives the run to its end on this thread. Returns a Lua status; an error
+ * (out of memory, the kernel refuses) is on top of the stack. */
+int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run)
+{
+  peri_task *task = rt->task;
+  lua_State *current = rt->current;
+  peri_frames *frames = rt->frames;
+  const char *callback = rt->callback;
+  rt->task = NULL;
+  rt->current = NULL;
+  rt->frames = &rt->no_task;
+  rt->callback = NULL;
+  peri__run_begin(L, rt, run);
+  peri__sigpipe_block(rt);
+  lua_pushcfunction(L, drive);
+  lua_pushlightuserdata(L, run);
+  int status = lua_pcall(L, 1, 0, 0);
+  peri__sigpipe_restore(rt);
+  while (rt->run != run)
+    peri__run_end(L, rt, rt->run);
+  peri__run_end(L, rt, run);
+  rt->task = task;
+  rt->current = current;
+  rt->frames = frames;
+  rt->callback = callback;
+  return status;
+}
+
+/* -- Making and closing ----------------------------------------------------------------- */
+
+peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
+{
+  peri_loop *loop = lua_newuserdatauv(L, sizeof *loop, 2);
+  *loop = (peri_loop){.rt = rt, .host_uv = host_uv, .closed = true};
+  peri__list_init(&loop->ready);
+  peri__list_init(&loop->batch);
+  peri__list_init(&loop->watchers);
+  peri__list_init(&loop->unseen);
+  loop->slow_callback_duration = 0.1;
+  loop->debug = rt->options.debug != 0;
+  loop->stride = 1;
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, loop);
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, PERI_LOOP_UV_ANCHORS);
+  peri__push_ref(L, rt, PERI_REF_LOOP_META);
+  lua_setmetatable(L, -2);
+  loop->clock = peri__clock_current(rt)->kind == PERI_CLOCK_REAL ||
+                        rt->run == NULL
+                    ? rt->clock
+                    : peri__clock_current(rt);
+  peri__clock_use(L, loop->clock);
+  loop->closed = false;
+  return loop;
+}
+
+static void report_destroyed(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                             peri_task *task)
+{
+  luaL_checkstack(L, 8, NULL);
+  lua_createtable(L, 0, 2);
+  lua_pushliteral(L, "Task was destroyed but it is pending!");
+  lua_setfield(L, -2, "message");
+  peri__task_name(L, rt, task, 0);
+  lua_setfield(L, -2, "task");
+  peri__report(L, rt, loop);
+}
+
+/* Takes out what is queued: nothing of the loop runs any more. */
+static void drop_queue(lua_State *L, peri_runtime *rt, peri_list *queue)
+{
+  while (!peri__list_empty(queue)) {
+    peri_node *node = peri__list_shift(queue);
+    if (node->kind == PERI_NODE_HANDLE)
+      peri__handle_drop(L, rt, node);
+  }
+}
+
+/* Timers of handles: found by the table of anchors. */
+static void drop_handles(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  peri__push_anchors(L, loop);
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    if (lua_type(L, -1) == LUA_TUSERDATA)
+      peri__handle_forget(L, rt, lua_gettop(L));
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
+void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  if (loop->closed || loop->closing)
+    return;
+  loop->closing = true;
+  luaL_checkstack(L, 16, NULL);
+  while (loop->tasks != NULL) {
+    report_destroyed(L, rt, loop, loop->tasks);
+    peri__task_destroy(L, rt, loop->tasks);
+  }
+  peri__watch_close_all(L, rt, loop);
+  drop_queue(L, rt, &loop->batch);
+  drop_queue(L, rt, &loop->ready);
+  drop_handles(L, rt, loop);
+  peri__unseen_report(L, rt, loop);
+  kernel_free(rt, loop);
+  peri__list_init(&loop->ready); /* watchers that closed just now */
+  peri__realloc(rt, loop->pool,
+                (size_t)loop->pool_capacity * sizeof *loop->pool, 0);
+  loop->pool = NULL;
+  loop->pooled = loop->pool_capacity = 0;
+  peri__clock_unuse(L, loop->clock);
+  loop->clock = rt->clock;
+  loop->closed = true;
+  loop->closing = false;
+  peri__push_loop(L, loop);
+  if (lua_type(L, -1) == LUA_TUSERDATA) {
+    lua_newtable(L);
+    lua_setiuservalue(L, -2, PERI_LOOP_UV_ANCHORS);
+  }
+  lua_pop(L, 1);
+}

@@ -1,0 +1,615 @@
+/*
+ * task.c: tasks, which are coroutines that a loop drives.
+ *
+ * The body of a task runs under a protected call in its own coroutine (the
+ * root), so that its <close> variables may wait while an error or a
+ * cancellation unwinds them, and so that the coroutine ends well whatever the
+ * body does: it can be used again by the next task, which costs a tenth of a
+ * new one. Not used again: one that a script got hold of (coroutine.running), or
+ * that ran deep or out of memory.
+ *
+ * The task's userdata is the first argument of the root: the coroutine anchors
+ * its task, and the loop's table of anchors the coroutine. Nothing in the
+ * registry is touched when a task starts or ends.
+ *
+ * cancel() is asyncio's: a request, counted, passed on to what the task waits
+ * for, or kept until the next step. kill() raises an error that no pcall of
+ * ours catches; <close> variables run, and may wait in the task itself, until
+ * the grace is over; then the coroutines are closed where they stand.
+ */
+#include "core.h"
+
+enum { ROOT_TASK = 1, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
+enum { MOST_POOLED = 131072, DEEP = 180 };
+
+/* -- Coroutines to use again ---------------------------------------------------- */
+
+static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
+{
+  if (loop->pooled > 0) {
+    peri_pooled *pooled = &loop->pool[--loop->pooled];
+    *anchor = pooled->anchor;
+    return pooled->co;
+  }
+  lua_State *co = lua_newthread(L);
+  if (lua_gethook(co) != NULL)
+    lua_sethook(co, NULL, 0, 0);
+  *anchor = peri__anchor(L, loop);
+  return co;
+}
+
+static bool pool_room(peri_runtime *rt, peri_loop *loop)
+{
+  if (loop->pooled < loop->pool_capacity)
+    return true;
+  if (loop->pooled >= MOST_POOLED)
+    return false;
+  int capacity = loop->pool_capacity ? 2 * loop->pool_capacity : 64;
+  size_t unit = sizeof *loop->pool;
+  peri_pooled *pool =
+      peri__realloc(rt, loop->pool, (size_t)loop->pool_capacity * unit,
+                    (size_t)capacity * unit);
+  if (pool == NULL)
+    return false;
+  loop->pool = pool;
+  loop->pool_capacity = capacity;
+  return true;
+}
+
+static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           lua_State *co, int anchor, uint16_t flags)
+{
+  lua_settop(co, 0);
+  if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT) || !pool_room(rt, loop)) {
+    peri__unanchor(L, loop, anchor);
+    return;
+  }
+  if (lua_gethook(co) != NULL)
+    lua_sethook(co, NULL, 0, 0);
+  loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
+}
+
+/* -- The list of tasks ------------------------------------------------------------- */
+
+static void enlist(peri_loop *loop, peri_task *task)
+{
+  task->previous = loop->newest;
+  task->next = NULL;
+  if (loop->newest != NULL)
+    loop->newest->next = task;
+  else
+    loop->tasks = task;
+  loop->newest = task;
+  loop->task_count++;
+}
+
+static void delist(peri_loop *loop, peri_task *task)
+{
+  if (task->previous != NULL)
+    task->previous->next = task->next;
+  else
+    loop->tasks = task->next;
+  if (task->next != NULL)
+    task->next->previous = task->previous;
+  else
+    loop->newest = task->previous;
+  loop->task_count--;
+}
+
+/* -- The root: the body's protected call, and how it ended ---------------------------- */
+
+static void free_frames(peri_runtime *rt, peri_task *task)
+{
+  if (task->frames == NULL)
+    return;
+  peri_frames *frames = task->frames;
+  peri__realloc(rt, frames->v, (size_t)frames->capacity * sizeof *frames->v, 0);
+  peri__realloc(rt, frames, sizeof *frames, 0);
+  task->frames = NULL;
+}
+
+/* The task has ended but for its result. */
+static void leave(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  delist(task->future.loop, task);
+  if (task->clock != rt->clock)
+    peri__clock_unuse(L, task->clock);
+  free_frames(rt, task);
+}
+
+static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
+                           int idx)
+{
+  peri__future_push_error(L, rt, idx);
+  lua_createtable(L, 0, 3);
+  lua_pushliteral(L, "a spawned task failed");
+  lua_setfield(L, -2, "message");
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "exception");
+  peri__task_name(L, rt, task, idx);
+  lua_setfield(L, -2, "task");
+  lua_getiuservalue(L, idx, PERI_UV_LINKS);
+  lua_getiuservalue(L, -1, 1);
+  peri__trace_text(L, rt);
+  lua_setfield(L, -3, "traceback");
+  lua_pop(L, 1);
+  peri__report(L, rt, task->future.loop);
+  lua_pop(L, 1);
+}
+
+/* The error on top of the stack is the task's end. */
+static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
+{
+  peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
+  if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT)
+    rt->abort = sentinel;
+  leave(L, rt, task);
+  if (sentinel != PERI_SENTINEL_NONE) {
+    peri__future_settle_cancelled(L, rt, idx, true);
+  } else if (peri__is_cancelled_error(L, rt, -1)) {
+    peri__future_settle_cancelled(L, rt, idx, true);
+  } else {
+    peri__future_reject(L, rt, idx);
+    if (task->flags & PERI_T_SPAWNED)
+      report_spawned(L, rt, task, idx);
+  }
+}
+
+/* The task at ROOT_TASK ends with the values above ROOT_HANDLER, or with the
+ * error on top. */
+static int conclude(lua_State *co, peri_runtime *rt, int status)
+{
+  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  lua_checkstack(co, 16);
+  if (status == LUA_ERRMEM)
+    task->flags |= PERI_T_SPOILT;
+  if (status != LUA_OK && status != LUA_YIELD) {
+    fail(co, rt, task, ROOT_TASK);
+  } else if (task->flags & PERI_T_MUST_CANCEL) {
+    /* cancelled right before it ended: its values are dropped */
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    leave(co, rt, task);
+    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
+    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+  } else {
+    leave(co, rt, task);
+    peri__future_resolve(co, rt, ROOT_TASK, lua_gettop(co) - ROOT_HANDLER);
+  }
+  lua_settop(co, 0);
+  return 0;
+}
+
+static int owed_k(lua_State *co, int status, lua_KContext ctx)
+{
+  peri_runtime *rt = peri__rt(co);
+  if (status != LUA_OK && status != LUA_YIELD)
+    lua_pop(co, 1); /* what the settling of debts raised */
+  return conclude(co, rt, (int)ctx);
+}
+
+/* Scopes that could not wait handed what they own to the task. */
+static int settle_debts(lua_State *co, peri_runtime *rt, int status)
+{
+  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  task->flags &= (uint16_t)~PERI_T_OWES;
+  lua_checkstack(co, 8);
+  peri__push_ref(co, rt, PERI_REF_CORE);
+  lua_getfield(co, -1, "settle");
+  peri__push_ref(co, rt, PERI_REF_OWED);
+  lua_pushvalue(co, ROOT_TASK);
+  lua_rawget(co, -2);
+  lua_replace(co, -2);
+  lua_remove(co, -3);
+  int result = lua_pcallk(co, 1, 0, 0, status, owed_k);
+  return owed_k(co, result, status);
+}
+
+static int root_k(lua_State *co, int status, lua_KContext ctx)
+{
+  (void)ctx;
+  peri_runtime *rt = peri__rt(co);
+  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  if (peri_unlikely(task->flags & PERI_T_OWES))
+    return settle_debts(co, rt, status == LUA_YIELD ? LUA_OK : status);
+  return conclude(co, rt, status);
+}
+
+/* [task, message handler, function, arguments...] */
+static int root(lua_State *co)
+{
+  peri_runtime *rt = peri__rt(co);
+  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  if (peri_unlikely(task->outcome == PERI_OUTCOME_CANCEL)) {
+    task->outcome = PERI_OUTCOME_OK;
+    leave(co, rt, task);
+    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
+    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+    lua_settop(co, 0);
+    return 0;
+  }
+  if (peri_unlikely(task->outcome == PERI_OUTCOME_KILL)) {
+    peri__push_sentinel(co, rt, PERI_SENTINEL_KILL);
+    fail(co, rt, task, ROOT_TASK);
+    lua_settop(co, 0);
+    return 0;
+  }
+  int nargs = lua_gettop(co) - ROOT_FUNCTION;
+  int status =
+      lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, 0, root_k);
+  return root_k(co, status, 0);
+}
+
+/* Keeps the frames of the error; notes that the coroutine ran deep. */
+static int root_handler(lua_State *co)
+{
+  peri_runtime *rt = peri__rt(co);
+  lua_Debug ar;
+  if (rt->task != NULL && lua_getstack(co, DEEP, &ar))
+    rt->task->flags |= PERI_T_SPOILT;
+  return peri__trace_handler(co);
+}
+
+/* -- Making and starting ---------------------------------------------------------------- */
+
+peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int loop_idx, int fn)
+{
+  int nargs = lua_gettop(L) - fn;
+  loop_idx = lua_absindex(L, loop_idx);
+  luaL_checkstack(L, 8, NULL);
+  peri_task *task = lua_newuserdatauv(L, sizeof *task, 3);
+  peri__future_init(&task->future, PERI_KIND_TASK, loop);
+  task->timer.node.link.next = NULL;
+  task->timer.node.kind = PERI_NODE_TASK;
+  task->flags = 0;
+  task->wait = PERI_WAIT_NONE;
+  task->outcome = PERI_OUTCOME_OK;
+  task->what = "start";
+  task->resource = NULL;
+  task->frames = NULL;
+  task->cancels = 0;
+  task->id = ++rt->next_id;
+  task->clock = rt->task != NULL && rt->task->future.loop == loop
+                    ? rt->task->clock
+                    : loop->clock;
+  peri__push_ref(L, rt, PERI_REF_TASK);
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, loop_idx);
+  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
+  task->co = take_coroutine(L, loop, &task->anchor);
+  lua_State *co = task->co;
+  if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
+    peri__unanchor(L, loop, task->anchor);
+    luaL_error(L, "too many arguments for a task");
+  }
+  peri__push_ref(co, rt, PERI_REF_ROOT);
+  lua_pushvalue(L, -1);
+  lua_xmove(L, co, 1);
+  peri__push_ref(co, rt, PERI_REF_ROOT_HANDLER);
+  lua_insert(L, fn);
+  lua_xmove(L, co, nargs + 1);
+  if (task->clock != rt->clock)
+    peri__clock_use(L, task->clock);
+  enlist(loop, task);
+  return task;
+}
+
+static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_task *parent = rt->task;
+  if (parent == NULL || parent->future.loop != task->future.loop)
+    return;
+  if (!(parent->flags & PERI_T_CONTEXT))
+    return;
+  peri__push_task(L, parent);
+  lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
+  lua_setiuservalue(L, -3, PERI_UV_CONTEXT);
+  lua_pop(L, 1);
+  task->flags |= PERI_T_CONTEXT;
+}
+
+/* The task is on top of the stack. */
+void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
+                      bool eager)
+{
+  inherit_context(L, rt, task);
+  if (!eager) {
+    peri__loop_ready(task->future.loop, &task->timer.node);
+    return;
+  }
+  peri__task_step(L, rt, task);
+}
+
+/* -- Steps ---------------------------------------------------------------------------------- */
+
+/* A coroutine of the script's has ended or yielded to the one below it: its n
+ * values go there, with the status. Returns how many arrived. */
+static int hand_down(peri_runtime *rt, lua_State *co, lua_State *below,
+                     int status, int n)
+{
+  if (status != LUA_OK && status != LUA_YIELD)
+    n = 1;
+  if (!lua_checkstack(below, n + 4)) {
+    lua_pop(co, n);
+    lua_pushliteral(below, "too many results to resume");
+    rt->inner_status = LUA_ERRRUN;
+    return 1;
+  }
+  lua_xmove(co, below, n);
+  rt->inner_status = status;
+  return n;
+}
+
+/* Resumes the task's innermost coroutine, then those below it as far as they
+ * get. Returns the status of the task's own coroutine. */
+static int resume(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  int nargs = 0, status, n;
+  if (!(task->flags & PERI_T_STARTED)) {
+    task->flags |= PERI_T_STARTED;
+    nargs = lua_gettop(task->co) - 1;
+  }
+  for (;;) {
+    peri_frames *frames = task->frames;
+    int depth = frames != NULL ? frames->n : 0;
+    lua_State *co = depth > 0 ? frames->v[depth - 1].co : task->co;
+    rt->current = co;
+    status = lua_resume(co, L, nargs, &n);
+    if (depth == 0)
+      return status;
+    if (status == LUA_YIELD && peri__parked(co))
+      return LUA_YIELD;
+    frames = task->frames;
+    frames->n = depth - 1;
+    lua_State *below = depth > 1 ? frames->v[depth - 2].co : task->co;
+    nargs = hand_down(rt, co, below, status, n);
+  }
+}
+
+/* Closes the coroutines of a task, innermost first. */
+static void close_coroutines(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_frames *frames = task->frames;
+  while (frames != NULL && frames->n > 0)
+    peri__close_coroutine(L, rt, frames->v[--frames->n].co);
+  peri__close_coroutine(L, rt, task->co);
+}
+
+/* The root itself failed: out of memory, or no C stack left. The error is on
+ * top of the coroutine's stack. */
+static void root_failed(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_loop *loop = task->future.loop;
+  int anchor = task->anchor, top = lua_gettop(L);
+  luaL_checkstack(L, 16, NULL);
+  peri__push_task(L, task);
+  lua_xmove(task->co, L, 1);
+  close_coroutines(L, rt, task);
+  if (task->future.state == PERI_PENDING)
+    fail(L, rt, task, top + 1);
+  peri__unanchor(L, loop, anchor);
+  lua_settop(L, top);
+}
+
+static void stray_hook(lua_State *L, lua_Debug *ar)
+{
+  (void)ar;
+  lua_sethook(L, NULL, 0, 0);
+  peri__throw(L, peri_of(L), PERI_ERR_RUNTIME,
+              "a coroutine.yield from before perilune was loaded, at the level "
+              "of a task");
+}
+
+/* A yield that is not one of our waits. The task goes on with an error. */
+static void stray_yield(peri_task *task)
+{
+  lua_settop(task->co, 0);
+  lua_sethook(task->co, stray_hook, LUA_MASKCOUNT, 1);
+  task->wait = PERI_WAIT_YIELD;
+  peri__loop_ready(task->future.loop, &task->timer.node);
+}
+
+void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_task *previous = rt->task;
+  lua_State *current = rt->current;
+  peri_frames *frames = rt->frames;
+  const char *callback = rt->callback;
+  peri_loop *loop = task->future.loop;
+  lua_State *co = task->co;
+  int anchor = task->anchor;
+
+  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL)) {
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    if (task->outcome == PERI_OUTCOME_OK)
+      task->outcome = PERI_OUTCOME_CANCEL;
+  }
+  task->wait = PERI_WAIT_NONE;
+  rt->task = task;
+  rt->frames = task->frames;
+  rt->callback = NULL;
+  int status = resume(L, rt, task);
+  rt->task = previous;
+  rt->current = current;
+  rt->frames = frames;
+  rt->callback = callback;
+  if (status == LUA_YIELD) {
+    if (peri_unlikely(task->wait == PERI_WAIT_NONE))
+      stray_yield(task);
+  } else if (peri_likely(status == LUA_OK)) {
+    give_coroutine(L, rt, loop, co, anchor, task->flags);
+  } else {
+    root_failed(L, rt, task);
+  }
+}
+
+/* -- Cancelling and killing ------------------------------------------------------------------- */
+
+lua_State *peri__task_innermost(peri_task *task)
+{
+  peri_frames *frames = task->frames;
+  return frames != NULL && frames->n > 0 ? frames->v[frames->n - 1].co
+                                         : task->co;
+}
+
+/* Keeps the message for the CancelledError to come. */
+static void keep_message(lua_State *L, int idx, int message_idx)
+{
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  lua_setiuservalue(L, idx, PERI_UV_RESULT);
+}
+
+static void wake_with(peri_task *task, peri_outcome outcome)
+{
+  if (task->wait == PERI_WAIT_TIMER)
+    peri__timer_stop(task->clock, &task->timer);
+  else if (peri__node_listed(&task->timer.node))
+    peri__node_unlink(&task->timer.node);
+  task->outcome = (uint8_t)outcome;
+  task->wait = PERI_WAIT_WOKEN;
+  peri__loop_ready(task->future.loop, &task->timer.node);
+}
+
+/* Goes down a chain of tasks that await each other without recursion. */
+bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
+                       int message_idx)
+{
+  int top = lua_gettop(L);
+  idx = lua_absindex(L, idx);
+  luaL_checkstack(L, 8, NULL);
+  for (;;) {
+    peri_task *task = lua_touserdata(L, idx);
+    task->cancels++;
+    keep_message(L, idx, message_idx);
+    if (task->wait == PERI_WAIT_TIMER) {
+      wake_with(task, PERI_OUTCOME_CANCEL);
+      break;
+    }
+    if (task->wait != PERI_WAIT_FUTURE) {
+      task->flags |= PERI_T_MUST_CANCEL;
+      break;
+    }
+    lua_State *co = peri__task_innermost(task);
+    lua_pushvalue(co, 1);
+    if (co != L)
+      lua_xmove(co, L, 1);
+    peri_future *awaited = lua_touserdata(L, -1);
+    if (awaited->kind == PERI_KIND_TASK && awaited->state == PERI_PENDING) {
+      lua_insert(L, top + 1);
+      lua_settop(L, top + 1);
+      idx = top + 1;
+      continue;
+    }
+    if (!peri__future_cancel(L, rt, lua_gettop(L), message_idx))
+      task->flags |= PERI_T_MUST_CANCEL;
+    break;
+  }
+  lua_settop(L, top);
+  return true;
+}
+
+static void kill_hook(lua_State *L, lua_Debug *ar)
+{
+  (void)ar;
+  lua_sethook(L, NULL, 0, 0);
+  peri_runtime *rt = peri_of(L);
+  if (rt == NULL || rt->task == NULL || !(rt->task->flags & PERI_T_KILLED))
+    return;
+  peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
+  lua_error(L);
+}
+
+void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
+                     peri_sentinel why)
+{
+  (void)L, (void)why, (void)rt;
+  task->flags |= PERI_T_KILLED;
+  if (task->wait == PERI_WAIT_NONE && task->flags & PERI_T_STARTED) {
+    lua_sethook(peri__task_innermost(task), kill_hook, LUA_MASKCOUNT, 1);
+    return;
+  }
+  if (task->wait == PERI_WAIT_RUN)
+    return;
+  wake_with(task, PERI_OUTCOME_KILL);
+}
+
+void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_loop *loop = task->future.loop;
+  int anchor = task->anchor, top = lua_gettop(L);
+  luaL_checkstack(L, 16, NULL);
+  peri__push_task(L, task);
+  if (task->wait == PERI_WAIT_TIMER)
+    peri__timer_stop(task->clock, &task->timer);
+  else if (peri__node_listed(&task->timer.node))
+    peri__node_unlink(&task->timer.node);
+  task->wait = PERI_WAIT_NONE;
+  close_coroutines(L, rt, task);
+  if (task->future.state == PERI_PENDING) {
+    leave(L, rt, task);
+    peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
+    peri__future_settle_cancelled(L, rt, top + 1, true);
+  }
+  peri__unanchor(L, loop, anchor);
+  lua_settop(L, top);
+}
+
+/* A task that has not started stands below its root; one that has is the
+ * root's first argument. */
+void peri__push_task(lua_State *L, peri_task *task)
+{
+  lua_State *co = task->co;
+  lua_checkstack(co, 2);
+  if (!(task->flags & PERI_T_STARTED)) {
+    lua_pushvalue(co, 2);
+  } else {
+    lua_Debug ar;
+    int low = 0, high = 1; /* the last level lies in [low, high) */
+    while (lua_getstack(co, high, &ar)) {
+      low = high;
+      high *= 2;
+    }
+    while (high - low > 1) {
+      int middle = low + (high - low) / 2;
+      if (lua_getstack(co, middle, &ar))
+        low = middle;
+      else
+        high = middle;
+    }
+    lua_getstack(co, low, &ar);
+    lua_getlocal(co, &ar, ROOT_TASK);
+  }
+  if (co != L)
+    lua_xmove(co, L, 1);
+}
+
+const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,
+                            int idx)
+{
+  if (task->flags & PERI_T_NAMED) {
+    idx = idx != 0 ? lua_absindex(L, idx) : 0;
+    peri__push_ref(L, rt, PERI_REF_NAMES);
+    if (idx != 0)
+      lua_pushvalue(L, idx);
+    else
+      peri__push_task(L, task);
+    lua_rawget(L, -2);
+    lua_replace(L, -2);
+  } else {
+    lua_pushfstring(L, "Task-%I", (LUAI_UACINT)task->id);
+  }
+  return lua_tostring(L, -1);
+}
+
+void peri__task_open(lua_State *L, peri_runtime *rt)
+{
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, root, 1);
+  peri__set_ref(L, rt, PERI_REF_ROOT);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, root_handler, 1);
+  peri__set_ref(L, rt, PERI_REF_ROOT_HANDLER);
+}

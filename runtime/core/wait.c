@@ -1,0 +1,300 @@
+/*
+ * wait.c: how the running code waits.
+ *
+ * Whatever waits does the same three things: peri__wait_check gives the task or
+ * says why there is none that could wait here; the task's record is filled
+ * (kind, name, resource) and its node put where the wake-up will come from; and
+ * peri__park suspends. In the continuation peri__unpark raises what is to be
+ * raised instead: a cancellation, a kill.
+ *
+ * A wait inside a coroutine of the script's own suspends that coroutine; our
+ * coroutine.resume sees the mark on its stack and suspends in turn, down to the
+ * task's own coroutine (coroutine.c). The step that ends the wait resumes the
+ * innermost coroutine directly: a wait costs the same at every depth, but for
+ * the way down.
+ */
+#include <string.h>
+
+#include "core.h"
+
+const char peri__parked_key = 'p';
+
+/* -- Why a wait is impossible ------------------------------------------------ */
+
+/* Pushes a name for the function of a frame: its global name if it has one. */
+static void push_frame_name(lua_State *L, lua_State *co, lua_Debug *ar)
+{
+  static const char *const libraries[] = {"_G", LUA_TABLIBNAME, LUA_STRLIBNAME,
+                                          LUA_IOLIBNAME, LUA_OSLIBNAME,
+                                          LUA_DBLIBNAME, LUA_LOADLIBNAME};
+  lua_getinfo(co, "nf", ar);
+  if (co != L)
+    lua_xmove(co, L, 1);
+  int function = lua_gettop(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+    if (lua_getfield(L, -1, libraries[i]) == LUA_TTABLE) {
+      lua_pushnil(L);
+      while (lua_next(L, -2)) {
+        if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING) {
+          if (i == 0)
+            lua_pushvalue(L, -2);
+          else
+            lua_pushfstring(L, "%s.%s", libraries[i], lua_tostring(L, -2));
+          lua_replace(L, function);
+          lua_settop(L, function);
+          return;
+        }
+        lua_pop(L, 1);
+      }
+    }
+    lua_pop(L, 1);
+  }
+  lua_settop(L, function);
+  if (ar->name != NULL)
+    lua_pushstring(L, ar->name);
+  else
+    lua_pushliteral(L, "a C function");
+  lua_replace(L, function);
+}
+
+/* Whether C functions like this one let a wait through, so that they are not
+ * the ones to blame. */
+static bool lets_through(lua_State *L, peri_runtime *rt, lua_State *co,
+                         lua_Debug *ar)
+{
+  lua_getinfo(co, "f", ar);
+  if (co != L)
+    lua_xmove(co, L, 1);
+  lua_CFunction f = lua_tocfunction(L, -1);
+  bool ours = false;
+  if (f != NULL && lua_getupvalue(L, -1, 1) != NULL) {
+    ours = lua_touserdata(L, -1) == rt;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return ours;
+}
+
+/* The C function that co cannot be suspended across. */
+static int throw_boundary(lua_State *L, peri_runtime *rt, const char *what,
+                          lua_State *co)
+{
+  lua_Debug ar;
+  for (int level = co == L ? 1 : 0; lua_getstack(co, level, &ar); level++) {
+    lua_getinfo(co, "Sn", &ar);
+    if (ar.name != NULL && strcmp(ar.namewhat, "metamethod") == 0 &&
+        strstr(ar.name, "gc") != NULL)
+      return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                         "cannot wait in '%s' inside __gc", what);
+    if (*ar.what == 'C' && !lets_through(L, rt, co, &ar)) {
+      push_frame_name(L, co, &ar);
+      return peri__throw(
+          L, rt, PERI_ERR_RUNTIME,
+          "cannot wait in '%s': the C function '%s' in between cannot be "
+          "suspended",
+          what, lua_tostring(L, -1));
+    }
+  }
+  return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                     "cannot wait in '%s' across a C function", what);
+}
+
+/* Finds what stands between L and its task: a C function below one of the
+ * coroutines, or somebody else's lua_resume. */
+static int throw_foreign(lua_State *L, peri_runtime *rt, const char *what)
+{
+  peri_frames *frames = rt->frames;
+  bool ours = false;
+  for (int i = frames != NULL ? frames->n - 1 : -1; i >= 0; i--) {
+    peri_frame *frame = &frames->v[i];
+    ours = ours || frame->co == L;
+    if (ours && !lua_isyieldable(frame->from))
+      return throw_boundary(L, rt, what, frame->from);
+  }
+  return peri__throw(
+      L, rt, PERI_ERR_RUNTIME,
+      "cannot wait in '%s': its coroutine was resumed by a C library or by a "
+      "coroutine.resume from before perilune was loaded",
+      what);
+}
+
+static int throw_cannot_wait(lua_State *L, peri_runtime *rt, const char *what)
+{
+  if (rt->closing != NULL && L == rt->closing)
+    return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                       "cannot wait in '%s': the coroutine is being closed",
+                       what);
+  if (rt->task == NULL && rt->callback != NULL)
+    return peri__throw(
+        L, rt, PERI_ERR_RUNTIME,
+        "cannot wait in '%s': callbacks are not tasks (this is %s)", what,
+        rt->callback);
+  if (rt->task == NULL)
+    return peri__throw(L, rt, PERI_ERR_RUNTIME, "no running event loop");
+  if (L != rt->current)
+    return throw_foreign(L, rt, what);
+  return throw_boundary(L, rt, what, L);
+}
+
+static bool has_sentinel(lua_State *L, peri_runtime *rt, lua_State *co)
+{
+  lua_Debug ar;
+  for (int level = 0; lua_getstack(co, level, &ar); level++) {
+    if (lua_getlocal(co, &ar, 2) == NULL)
+      continue;
+    if (co != L)
+      lua_xmove(co, L, 1);
+    bool found = peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE;
+    lua_pop(L, 1);
+    if (found)
+      return true;
+  }
+  return false;
+}
+
+/* A killed task may wait only in the __close that the kill runs: there the
+ * second argument of some function is the sentinel. */
+static bool unwinds(lua_State *L, peri_runtime *rt)
+{
+  peri_frames *frames = rt->task->frames;
+  if (has_sentinel(L, rt, L) || has_sentinel(L, rt, rt->task->co))
+    return true;
+  for (int i = 0; frames != NULL && i < frames->n; i++)
+    if (has_sentinel(L, rt, frames->v[i].co))
+      return true;
+  return false;
+}
+
+bool peri__can_wait(lua_State *L, peri_runtime *rt)
+{
+  return rt->task != NULL && L == rt->current && lua_isyieldable(L) &&
+         L != rt->closing;
+}
+
+peri_task *peri__wait_check(lua_State *L, peri_runtime *rt, const char *what)
+{
+  peri_task *task = rt->task;
+  if (peri_unlikely(task == NULL || L != rt->current || !lua_isyieldable(L)))
+    throw_cannot_wait(L, rt, what);
+  if (peri_unlikely(task->flags & PERI_T_KILLED) && !unwinds(L, rt)) {
+    peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
+    lua_error(L);
+  }
+  task->what = what;
+  return task;
+}
+
+/* -- Suspending and going on --------------------------------------------------- */
+
+int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
+               lua_KFunction k)
+{
+  if (L != rt->task->co || rt->task->flags & PERI_T_EXPOSED)
+    lua_pushlightuserdata(L, (void *)&peri__parked_key);
+  return lua_yieldk(L, 0, ctx, k);
+}
+
+int peri__raise_outcome(lua_State *L, peri_runtime *rt)
+{
+  peri_task *task = rt->task;
+  int outcome = task->outcome;
+  task->outcome = PERI_OUTCOME_OK;
+  if (outcome == PERI_OUTCOME_KILL) {
+    peri__push_sentinel(L, rt,
+                        rt->abort != PERI_SENTINEL_NONE ? rt->abort
+                                                        : PERI_SENTINEL_KILL);
+    return lua_error(L);
+  }
+  lua_checkstack(L, 4);
+  peri__push_task(L, task);
+  lua_getiuservalue(L, -1, PERI_UV_RESULT); /* the message */
+  if (lua_isnil(L, -1))
+    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
+  else
+    peri__push_error(L, rt, PERI_ERR_CANCELLED, "%s", peri__describe(L, -1));
+  return lua_error(L);
+}
+
+bool peri__unpark_cancelled(lua_State *L, peri_runtime *rt)
+{
+  peri_task *task = rt->task;
+  if (peri__parked(L))
+    lua_pop(L, 1);
+  if (peri_likely(task->outcome == PERI_OUTCOME_OK))
+    return false;
+  if (task->outcome == PERI_OUTCOME_CANCEL)
+    return true;
+  peri__raise_outcome(L, rt);
+  return false;
+}
+
+void peri__unpark(lua_State *L, peri_runtime *rt)
+{
+  if (peri_unlikely(peri__unpark_cancelled(L, rt)))
+    peri__raise_outcome(L, rt);
+}
+
+/* -- sleep ------------------------------------------------------------------------ */
+
+static int sleep_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)status, (void)ctx;
+  peri__unpark(L, peri__rt(L));
+  return lua_gettop(L) - 1;
+}
+
+static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
+                       lua_Number delay)
+{
+  if (task->flags & PERI_T_MUST_CANCEL) {
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    task->outcome = PERI_OUTCOME_CANCEL;
+    task->wait = PERI_WAIT_WOKEN;
+    peri__loop_ready(task->future.loop, &task->timer.node);
+    return peri__park(L, rt, 0, sleep_k);
+  }
+  peri_clock *clock = task->clock;
+  int64_t duration = peri__nanoseconds(delay);
+  int64_t deadline = peri__clock_now(clock) + duration;
+  task->timer.loop = task->future.loop;
+  if (!peri__timer_start(clock, &task->timer, deadline, duration))
+    return luaL_error(L, "not enough memory");
+  task->wait = PERI_WAIT_TIMER;
+  task->resource = NULL;
+  return peri__park(L, rt, 0, sleep_k);
+}
+
+/* sleep(delay, ...): waits delay seconds, then returns the other arguments.
+ * 0 or less is exactly one trip round the loop. */
+static int l_sleep(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  int is_number;
+  lua_Number delay = lua_tonumberx(L, 1, &is_number);
+  if (peri_unlikely(!is_number || lua_type(L, 1) != LUA_TNUMBER))
+    return peri__arg_type_error(L, rt, 1, "number");
+  if (peri_unlikely(delay != delay))
+    return peri__throw(L, rt, PERI_ERR_VALUE,
+                       "Invalid delay: NaN (not a number)");
+  peri_task *task = peri__wait_check(L, rt, "sleep");
+  if (delay > 0)
+    return sleep_timed(L, rt, task, delay);
+  task->wait = PERI_WAIT_YIELD;
+  peri__loop_ready(task->future.loop, &task->timer.node);
+  return peri__park(L, rt, 0, sleep_k);
+}
+
+static int l_can_wait(lua_State *L)
+{
+  lua_pushboolean(L, peri__can_wait(L, peri__rt(L)));
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"sleep", l_sleep}, {"can_wait", l_can_wait}, {NULL, NULL}};
+
+void peri__wait_open(lua_State *L, peri_runtime *rt)
+{
+  peri__register(L, rt, functions);
+}

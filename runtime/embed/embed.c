@@ -1,0 +1,515 @@
+/*
+ * embed.c: perilune.h, the runtime for C hosts.
+ *
+ * The host's main task runs on the runtime's base loop, in two phases: until it
+ * is done; then, if it left tasks behind, until a task of the library's has
+ * cancelled them and waited for them (perilune.runner, finish). peri_run drives
+ * both to their end, peri_step a few rounds at a time. Everything that touches
+ * Lua runs under a protected call, so that running out of memory is a status.
+ */
+#include <string.h>
+
+#include "../core/core.h"
+
+/* Lua's allocator for peri_new, with the host's limit. */
+typedef struct peri_heap {
+  lua_Alloc alloc;
+  void *ud;
+  size_t used, limit;
+} peri_heap;
+
+static void *plain_alloc(void *ud, void *block, size_t old_size,
+                         size_t new_size)
+{
+  (void)ud, (void)old_size;
+  if (new_size == 0) {
+    free(block);
+    return NULL;
+  }
+  return realloc(block, new_size);
+}
+
+static void *limited_alloc(void *ud, void *block, size_t old_size,
+                           size_t new_size)
+{
+  peri_heap *heap = ud;
+  size_t old = block != NULL ? old_size : 0; /* without a block: its type */
+  if (new_size > old && heap->limit > 0 &&
+      heap->used + (new_size - old) > heap->limit)
+    return NULL;
+  void *result = heap->alloc(heap->ud, block, old_size, new_size);
+  if (result != NULL || new_size == 0)
+    heap->used = heap->used - old + new_size;
+  return result;
+}
+
+/* -- Errors as text ------------------------------------------------------------------ */
+
+static void set_error(peri_runtime *rt, const char *text)
+{
+  free(rt->error);
+  rt->error = text != NULL ? strdup(text) : NULL;
+}
+
+/* [error, trace or nil] -> text */
+static int error_text(lua_State *L)
+{
+  peri_runtime *rt = peri_of(L);
+  const char *text = peri__describe(L, 1);
+  if (lua_isnil(L, 2)) {
+    lua_pushstring(L, text);
+    return 1;
+  }
+  lua_pushvalue(L, 2);
+  peri__trace_text(L, rt);
+  lua_pushfstring(L, "%s\n%s", text, lua_tostring(L, -1));
+  return 1;
+}
+
+/* Keeps the error below its trace on top of the stack; pops both. */
+static void keep_error(lua_State *L, peri_runtime *rt)
+{
+  lua_pushcfunction(L, error_text);
+  lua_insert(L, -3);
+  if (lua_pcall(L, 2, 1, 0) != LUA_OK)
+    set_error(rt, "not enough memory");
+  else
+    set_error(rt, lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+static int keep_status(lua_State *L, peri_runtime *rt, int status)
+{
+  lua_pushnil(L);
+  keep_error(L, rt);
+  return status == LUA_ERRMEM ? PERI_ENOMEM : PERI_EFAILED;
+}
+
+/* -- The main task ---------------------------------------------------------------------- */
+
+/* Pushes the base loop; makes it if there is none yet. */
+static peri_loop *push_base_loop(lua_State *L, peri_runtime *rt)
+{
+  peri__push_ref(L, rt, PERI_REF_BASE);
+  if (!lua_toboolean(L, -1)) {
+    lua_pop(L, 1);
+    peri__loop_new(L, rt, rt->options.uv_loop);
+    lua_pushvalue(L, -1);
+    peri__set_ref(L, rt, PERI_REF_BASE);
+  }
+  return lua_touserdata(L, -1);
+}
+
+/* The task on top of the stack becomes the goal of the host's run. */
+static void aim(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  rt->main.loop = loop;
+  rt->main.goal = lua_touserdata(L, -1);
+  rt->main.waiter = NULL;
+  peri__set_ref(L, rt, PERI_REF_GOAL);
+  peri__run_begin(L, rt, &rt->main);
+}
+
+/* [function, arguments...]: the main task, and its run begun. */
+static int start(lua_State *L)
+{
+  peri_runtime *rt = peri_of(L);
+  luaL_checkstack(L, 10, NULL);
+  peri_loop *loop = push_base_loop(L, rt);
+  lua_insert(L, 1);
+  peri_task *task = peri__task_new(L, rt, loop, 1, 2);
+  task->flags |= PERI_T_TOPLEVEL;
+  peri__task_start(L, rt, task, false);
+  lua_pushvalue(L, -1);
+  peri__set_ref(L, rt, PERI_REF_MAIN);
+  aim(L, rt, loop);
+  rt->main_phase = PERI_MAIN_RUNS;
+  rt->main_status = PERI_OK;
+  return 0;
+}
+
+/* How the main task ended. */
+static int outcome(lua_State *L, peri_runtime *rt)
+{
+  peri_run_record *run = &rt->main;
+  if (run->abort == PERI_SENTINEL_EXIT)
+    return PERI_EEXIT;
+  if (run->abort == PERI_SENTINEL_INTERRUPT)
+    return PERI_EINTERRUPTED;
+  if (run->goal->state == PERI_FINISHED)
+    return PERI_OK;
+  if (run->goal->state == PERI_PENDING) { /* loop:stop() */
+    set_error(rt, "Event loop stopped before the main task ended.");
+    return PERI_EFAILED;
+  }
+  if (run->goal->state == PERI_CANCELLED && rt->interrupt_stage > 0)
+    return PERI_EINTERRUPTED;
+  luaL_checkstack(L, 10, NULL);
+  peri__push_ref(L, rt, PERI_REF_MAIN);
+  int main = lua_gettop(L);
+  peri__future_push_error(L, rt, main);
+  if (run->goal->state == PERI_FAILED &&
+      lua_getiuservalue(L, main, PERI_UV_LINKS) == LUA_TUSERDATA)
+    lua_getiuservalue(L, -1, 1);
+  else
+    lua_pushnil(L);
+  lua_replace(L, main);
+  lua_settop(L, main + 1);
+  lua_insert(L, main);
+  keep_error(L, rt);
+  return PERI_EFAILED;
+}
+
+static bool has_leftovers(lua_State *L, peri_runtime *rt)
+{
+  if (rt->main.loop->tasks != NULL)
+    return true;
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, "perilune.futures");
+  bool pools = lua_toboolean(L, -1);
+  lua_pop(L, 2);
+  return pools;
+}
+
+/* A task of the library's ends what the main task left behind. */
+static void start_finish(lua_State *L, peri_runtime *rt)
+{
+  peri_loop *loop = rt->main.loop;
+  luaL_checkstack(L, 10, NULL);
+  int top = lua_gettop(L);
+  push_base_loop(L, rt);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "perilune.runner");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "finish");
+  lua_replace(L, -2);
+  lua_pushvalue(L, top + 1);
+  peri_task *task = peri__task_new(L, rt, loop, top + 1, top + 2);
+  peri__task_start(L, rt, task, false);
+  aim(L, rt, loop);
+  rt->main_phase = PERI_MAIN_FINISHES;
+  lua_settop(L, top);
+}
+
+/* The host's run has ended: on to the next phase. */
+static void advance(lua_State *L, peri_runtime *rt)
+{
+  peri__run_end(L, rt, &rt->main);
+  if (rt->main_phase == PERI_MAIN_RUNS) {
+    rt->main_status = outcome(L, rt);
+    peri__interrupt_reset(rt);
+    if (has_leftovers(L, rt)) {
+      start_finish(L, rt);
+      return;
+    }
+  }
+  rt->main_phase = PERI_MAIN_NONE;
+}
+
+static int turns(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 1);
+  uint64_t budget = *(uint64_t *)lua_touserdata(L, 2);
+  bool block = lua_toboolean(L, 3);
+  uint64_t begin = budget > 0 && !block ? uv_hrtime() : 0;
+  while (rt->main_phase != PERI_MAIN_NONE) {
+    peri__turn(L, rt, block);
+    if (rt->main.ended)
+      advance(L, rt);
+    else if (!block && (budget == 0 || uv_hrtime() - begin >= budget ||
+                        !peri__has_work(rt)))
+      break;
+  }
+  return 0;
+}
+
+/* Something that must not fail has: no loop runs any more. */
+static void abandon(lua_State *L, peri_runtime *rt)
+{
+  while (rt->run != NULL)
+    peri__run_end(L, rt, rt->run);
+  rt->main_phase = PERI_MAIN_NONE;
+}
+
+static int drive(peri_runtime *rt, uint64_t budget, bool block)
+{
+  lua_State *L = rt->L;
+  if (rt->drive_depth > 0 || !lua_checkstack(L, 10))
+    return PERI_EINVAL;
+  rt->drive_depth++;
+  rt->thread = uv_thread_self();
+  peri__sigpipe_block(rt);
+  lua_pushcfunction(L, turns);
+  lua_pushlightuserdata(L, rt);
+  lua_pushlightuserdata(L, &budget);
+  lua_pushboolean(L, block);
+  int status = lua_pcall(L, 3, 0, 0);
+  peri__sigpipe_restore(rt);
+  rt->drive_depth--;
+  if (status == LUA_OK)
+    return rt->main_phase != PERI_MAIN_NONE ? 1 : rt->main_status;
+  rt->main_status = keep_status(L, rt, status);
+  abandon(L, rt);
+  return rt->main_status;
+}
+
+/* -- perilune.h -------------------------------------------------------------------------- */
+
+const char *peri_version(void)
+{
+  return PERI_VERSION;
+}
+
+void peri_options_init(peri_options *options)
+{
+  memset(options, 0, sizeof *options);
+  options->size = sizeof *options;
+  options->patch = PERI_PATCH_DEFAULT;
+}
+
+lua_State *peri_state(peri_runtime *rt)
+{
+  return rt->L;
+}
+
+const char *peri_error(const peri_runtime *rt)
+{
+  return rt->error != NULL ? rt->error : "";
+}
+
+int peri_exit_code(const peri_runtime *rt)
+{
+  return rt->exit_code;
+}
+
+static int open_libraries(lua_State *L)
+{
+  luaL_openlibs(L);
+  return 0;
+}
+
+static void free_heap(peri_heap *heap)
+{
+  if (heap != NULL)
+    heap->alloc(heap->ud, heap, sizeof *heap, 0);
+}
+
+/* NULL and no error: no limit was asked for. */
+static peri_heap *make_heap(const peri_options *options, bool *failed)
+{
+  *failed = false;
+  if (options->memory_limit == 0)
+    return NULL;
+  lua_Alloc alloc = options->alloc != NULL ? options->alloc : plain_alloc;
+  peri_heap *heap = alloc(options->alloc_ud, NULL, 0, sizeof *heap);
+  *failed = heap == NULL;
+  if (heap != NULL)
+    *heap =
+        (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit};
+  return heap;
+}
+
+static lua_State *make_state(const peri_options *options, peri_heap *heap)
+{
+  if (heap != NULL)
+    return lua_newstate(limited_alloc, heap);
+  return lua_newstate(options->alloc != NULL ? options->alloc : plain_alloc,
+                      options->alloc_ud);
+}
+
+static bool options_fit(const peri_options *options)
+{
+  return options->size == sizeof *options;
+}
+
+int peri_new(peri_runtime **out, const peri_options *options)
+{
+  peri_options defaults;
+  bool failed;
+  if (options == NULL) {
+    peri_options_init(&defaults);
+    options = &defaults;
+  }
+  if (out == NULL || !options_fit(options))
+    return PERI_EINVAL;
+  *out = NULL;
+  peri_heap *heap = make_heap(options, &failed);
+  if (failed)
+    return PERI_ENOMEM;
+  lua_State *L = make_state(options, heap);
+  if (L == NULL) {
+    free_heap(heap);
+    return PERI_ENOMEM;
+  }
+  lua_pushcfunction(L, open_libraries);
+  int status = lua_pcall(L, 0, 0, 0) == LUA_OK ? PERI_OK : PERI_ENOMEM;
+  if (status == PERI_OK)
+    status = peri__attach(out, L, options);
+  if (status != PERI_OK) {
+    lua_close(L);
+    free_heap(heap);
+    return status;
+  }
+  (*out)->owns_state = true;
+  (*out)->heap = heap;
+  return PERI_OK;
+}
+
+int peri_attach(peri_runtime **out, lua_State *L, const peri_options *options)
+{
+  if (out == NULL || L == NULL || (options != NULL && !options_fit(options)))
+    return PERI_EINVAL;
+  *out = NULL;
+  return peri__attach(out, L, options);
+}
+
+/* Ends what is left of the main task, as its run would have. */
+static void finish_main(peri_runtime *rt)
+{
+  if (rt->main_phase == PERI_MAIN_NONE || rt->drive_depth > 0)
+    return;
+  if (rt->main_phase == PERI_MAIN_RUNS) {
+    rt->main.ended = true;
+    rt->main.abort = PERI_SENTINEL_INTERRUPT;
+    while (rt->run != &rt->main)
+      peri__run_end(rt->L, rt, rt->run);
+  }
+  drive(rt, 0, true);
+}
+
+void peri_close(peri_runtime *rt)
+{
+  if (rt == NULL || rt->closed)
+    return;
+  lua_State *L = rt->L;
+  bool owns_state = rt->owns_state;
+  peri_heap *heap = rt->heap;
+  finish_main(rt);
+  peri__detach(rt);
+  if (owns_state) {
+    lua_close(L);
+    free_heap(heap);
+  }
+}
+
+int peri_start(peri_runtime *rt, int nargs)
+{
+  lua_State *L = rt->L;
+  if (rt->main_phase != PERI_MAIN_NONE || rt->run != NULL ||
+      !lua_checkstack(L, 10)) {
+    lua_pop(L, nargs + 1);
+    return PERI_EINVAL;
+  }
+  peri__interrupt_reset(rt);
+  lua_pushcfunction(L, start);
+  lua_insert(L, -(nargs + 2));
+  int status = lua_pcall(L, nargs + 1, 0, 0);
+  return status == LUA_OK ? PERI_OK : keep_status(L, rt, status);
+}
+
+static int push_results(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 1);
+  peri__push_ref(L, rt, PERI_REF_MAIN);
+  return peri__future_return(L, rt, 2);
+}
+
+int peri_run(peri_runtime *rt, int nargs, int nresults)
+{
+  lua_State *L = rt->L;
+  int status = peri_start(rt, nargs);
+  if (status == PERI_OK)
+    status = drive(rt, 0, true);
+  if (status != PERI_OK)
+    return status;
+  lua_pushcfunction(L, push_results);
+  lua_pushlightuserdata(L, rt);
+  int result = lua_pcall(L, 1, nresults, 0);
+  return result == LUA_OK ? PERI_OK : keep_status(L, rt, result);
+}
+
+int peri_step(peri_runtime *rt, uint64_t budget)
+{
+  if (rt->drive_depth > 0)
+    return PERI_EINVAL;
+  return rt->main_phase == PERI_MAIN_NONE ? rt->main_status
+                                          : drive(rt, budget, false);
+}
+
+/* Pushes the chunk; a negative status if it cannot be had. */
+static int load(peri_runtime *rt, const char *path, const char *code,
+                size_t length, const char *chunkname)
+{
+  lua_State *L = rt->L;
+  int status = code != NULL ? luaL_loadbuffer(L, code, length,
+                                              chunkname ? chunkname : code)
+                            : luaL_loadfile(L, path);
+  return status == LUA_OK ? PERI_OK : keep_status(L, rt, status);
+}
+
+int peri_run_file(peri_runtime *rt, const char *path)
+{
+  int status = load(rt, path, NULL, 0, NULL);
+  return status == PERI_OK ? peri_run(rt, 0, 0) : status;
+}
+
+int peri_run_string(peri_runtime *rt, const char *code, size_t length,
+                    const char *chunkname)
+{
+  int status = load(rt, NULL, code, length, chunkname);
+  return status == PERI_OK ? peri_run(rt, 0, 0) : status;
+}
+
+int peri_start_file(peri_runtime *rt, const char *path)
+{
+  int status = load(rt, path, NULL, 0, NULL);
+  return status == PERI_OK ? peri_start(rt, 0) : status;
+}
+
+int peri_start_string(peri_runtime *rt, const char *code, size_t length,
+                      const char *chunkname)
+{
+  int status = load(rt, NULL, code, length, chunkname);
+  return status == PERI_OK ? peri_start(rt, 0) : status;
+}
+
+static int make_backend(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 1);
+  peri_loop *loop = push_base_loop(L, rt);
+  lua_pushinteger(L, uv_backend_fd(peri__loop_uv(L, loop)));
+  return 1;
+}
+
+int peri_backend_fd(peri_runtime *rt)
+{
+  lua_State *L = rt->L;
+  lua_pushcfunction(L, make_backend);
+  lua_pushlightuserdata(L, rt);
+  int status = lua_pcall(L, 1, 1, 0);
+  if (status != LUA_OK) {
+    keep_status(L, rt, status);
+    return PERI_EUV;
+  }
+  int fd = (int)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return fd;
+}
+
+int peri_backend_timeout(peri_runtime *rt)
+{
+  if (rt->main_phase == PERI_MAIN_NONE)
+    return -1;
+  if (peri__has_work(rt) || atomic_load(&rt->attention) != 0)
+    return 0;
+  int64_t delay = peri__next_timer(rt);
+  int timeout = rt->run->loop->kernel != NULL
+                    ? uv_backend_timeout(rt->run->loop->kernel->uv)
+                    : -1;
+  if (delay == INT64_MAX)
+    return timeout;
+  int64_t ms = (delay + 999999) / 1000000;
+  if (ms > INT32_MAX)
+    ms = INT32_MAX;
+  return timeout >= 0 && timeout < ms ? timeout : (int)ms;
+}

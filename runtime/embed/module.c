@@ -1,0 +1,59 @@
+/*
+ * module.c: perilune as a C module, for `require "perilune"` from a stock
+ * lua5.4. The script asked for it, so its log goes to stderr.
+ */
+#include <string.h>
+
+#include "../core/core.h"
+
+static void log_to_stderr(void *ud, int level, const char *text)
+{
+  (void)ud, (void)level;
+  fprintf(stderr, "%s\n", text);
+}
+
+static void attach(lua_State *L)
+{
+  peri_runtime *rt;
+  peri_options options;
+  if (peri_of(L) != NULL)
+    return;
+  peri_options_init(&options);
+  const char *debug = getenv("PERILUNE_DEBUG");
+  options.debug = debug != NULL && strcmp(debug, "") != 0 &&
+                  strcmp(debug, "0") != 0;
+  options.log = log_to_stderr;
+  int status = peri__attach(&rt, L, &options);
+  if (status == PERI_ENOMEM)
+    luaL_error(L, "not enough memory");
+  if (status != PERI_OK)
+    luaL_error(L, "perilune: cannot attach a runtime to this state");
+}
+
+/* Loads an embedded module by its name. */
+static int load(lua_State *L, const char *name)
+{
+  attach(L);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_getfield(L, -1, name);
+  if (lua_isnil(L, -1))
+    return luaL_error(L, "module '%s' is not part of perilune", name);
+  lua_call(L, 0, 1);
+  return 1;
+}
+
+/* Lua finds perilune.x in perilune.so by the name luaopen_perilune_x. */
+#define MODULES(X)                                                             \
+  X(perilune, "perilune")                                                      \
+  X(perilune_log, "perilune.log")                                              \
+  X(perilune_errors, "perilune.errors")                                        \
+  X(perilune_futures, "perilune.futures")
+
+#define X(symbol, name)                                                        \
+  PERI_API int luaopen_##symbol(lua_State *L);                                 \
+  int luaopen_##symbol(lua_State *L)                                           \
+  {                                                                            \
+    return load(L, name);                                                      \
+  }
+MODULES(X)
+#undef X
