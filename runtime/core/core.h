@@ -400,6 +400,13 @@ static inline void peri__push_ref(lua_State *L, peri_runtime *rt, int ref)
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->ref[ref]);
 }
 
+/* The runtime of a state of our own: quicker, since it stands in front of the
+ * lua_State. In a host's state that place is the host's. */
+static inline peri_runtime *peri__own_rt(lua_State *L)
+{
+  return *(peri_runtime **)lua_getextraspace(L);
+}
+
 /* runtime.c */
 void peri__check_failed(const char *condition, const char *file, int line);
 void *peri__realloc(peri_runtime *rt, void *block, size_t old_size,
@@ -415,7 +422,8 @@ const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
 /* Pushes the __index table of the metatable at a place. */
 void peri__push_methods(lua_State *L, peri_runtime *rt, int ref);
 /* The library's runtime for L: made on the first call. Pushes nothing. */
-int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options);
+int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options,
+                 bool own_state);
 void peri__detach(peri_runtime *rt);
 /* A library of the runtime blocks SIGPIPE in its thread while it works. */
 void peri__sigpipe_block(peri_runtime *rt);
@@ -590,11 +598,26 @@ static inline peri_task *peri__node_task(peri_node *node)
 /* wait.c: how a task waits */
 /* The running task, if it may wait right here; raises the RuntimeError that
  * says why not. what names the wait. */
-peri_task *peri__wait_check(lua_State *L, peri_runtime *rt, const char *what);
+void peri__wait_refuse(lua_State *L, peri_runtime *rt, const char *what);
+static inline peri_task *peri__wait_check(lua_State *L, peri_runtime *rt,
+                                          const char *what)
+{
+  peri_task *task = rt->task;
+  if (peri_unlikely(task == NULL || L != rt->current || !lua_isyieldable(L) ||
+                    task->flags & PERI_T_KILLED))
+    peri__wait_refuse(L, rt, what);
+  task->what = what;
+  return task;
+}
 bool peri__can_wait(lua_State *L, peri_runtime *rt);
 /* Suspends the running task until a step resumes it in k. */
-int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
-               lua_KFunction k);
+static inline int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
+                             lua_KFunction k)
+{
+  if (peri_unlikely(L != rt->task->co || rt->task->flags & PERI_T_EXPOSED))
+    lua_pushlightuserdata(L, (void *)&peri__parked_key);
+  return lua_yieldk(L, 0, ctx, k);
+}
 /* First thing in k: raises what is to be raised instead of the result. With
  * own_error, a cancellation is left to the caller if it returns true. */
 void peri__unpark(lua_State *L, peri_runtime *rt);

@@ -35,14 +35,17 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
 {
   const char *callback = rt->callback;
   lua_State *current = rt->current;
+  peri_frames *frames = rt->frames;
   int function = lua_gettop(L) - nargs;
   peri__push_ref(L, rt, PERI_REF_TRACE_HANDLER);
   lua_insert(L, function);
   rt->callback = what;
   rt->current = L;
+  rt->frames = &rt->no_task;
   int status = lua_pcall(L, nargs, 0, function);
   rt->callback = callback;
   rt->current = current;
+  rt->frames = frames;
   lua_remove(L, function);
   if (peri_likely(status == LUA_OK))
     return;

@@ -342,7 +342,11 @@ static void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   peri__list_splice(&loop->batch, &loop->ready);
   while (!peri__list_empty(&loop->batch)) {
-    run_node(L, rt, peri__list_shift(&loop->batch));
+    peri_node *node = peri__list_shift(&loop->batch);
+    if (peri_likely(node->kind == PERI_NODE_TASK))
+      peri__task_step(L, rt, peri__node_task(node));
+    else
+      run_node(L, rt, node);
     if (peri_unlikely(rt->abort != PERI_SENTINEL_NONE))
       return;
   }

@@ -344,6 +344,9 @@ static int open_protected(lua_State *L)
   rt->L = lua_tothread(L, -1);
   lua_pop(L, 1);
   rt->options = *options;
+  rt->owns_state = lua_toboolean(L, 2);
+  if (rt->owns_state)
+    *(peri_runtime **)lua_getextraspace(rt->L) = rt;
   rt->frames = &rt->no_task;
   rt->thread = uv_thread_self();
   peri__list_init(&rt->clocks);
@@ -360,7 +363,8 @@ static int open_protected(lua_State *L)
   return 1;
 }
 
-int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options)
+int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options,
+                 bool own_state)
 {
   peri_options defaults;
   if (options == NULL) {
@@ -373,7 +377,8 @@ int peri__attach(peri_runtime **out, lua_State *L, const peri_options *options)
     return PERI_ENOMEM;
   lua_pushcfunction(L, open_protected);
   lua_pushlightuserdata(L, (void *)options);
-  int status = lua_pcall(L, 1, 1, 0);
+  lua_pushboolean(L, own_state);
+  int status = lua_pcall(L, 2, 1, 0);
   if (status == LUA_OK)
     *out = lua_touserdata(L, -1);
   lua_pop(L, 1);

@@ -294,32 +294,6 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   return task;
 }
 
-static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
-{
-  peri_task *parent = rt->task;
-  if (parent == NULL || parent->future.loop != task->future.loop)
-    return;
-  if (!(parent->flags & PERI_T_CONTEXT))
-    return;
-  peri__push_task(L, parent);
-  lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
-  lua_setiuservalue(L, -3, PERI_UV_CONTEXT);
-  lua_pop(L, 1);
-  task->flags |= PERI_T_CONTEXT;
-}
-
-/* The task is on top of the stack. */
-void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
-                      bool eager)
-{
-  inherit_context(L, rt, task);
-  if (!eager) {
-    peri__loop_ready(task->future.loop, &task->timer.node);
-    return;
-  }
-  peri__task_step(L, rt, task);
-}
-
 /* -- Steps ---------------------------------------------------------------------------------- */
 
 /* A coroutine of the script's has ended or yielded to the one below it: its n
@@ -345,6 +319,12 @@ static int hand_down(peri_runtime *rt, lua_State *co, lua_State *below,
 static int resume(lua_State *L, peri_runtime *rt, peri_task *task)
 {
   int nargs = 0, status, n;
+  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL)) {
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    if (task->outcome == PERI_OUTCOME_OK)
+      task->outcome = PERI_OUTCOME_CANCEL;
+  }
+  rt->frames = task->frames;
   if (!(task->flags & PERI_T_STARTED)) {
     task->flags |= PERI_T_STARTED;
     nargs = lua_gettop(task->co) - 1;
@@ -409,38 +389,80 @@ static void stray_yield(peri_task *task)
   peri__loop_ready(task->future.loop, &task->timer.node);
 }
 
+/* The task may be garbage once its coroutine has ended: what is needed of it is
+ * read before anything can collect it. */
+static void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
+                    int status)
+{
+  if (peri_likely(status == LUA_OK)) {
+    give_coroutine(L, rt, task->future.loop, task->co, task->anchor,
+                   task->flags);
+  } else if (status != LUA_YIELD) {
+    root_failed(L, rt, task);
+  } else if (task->wait == PERI_WAIT_NONE) {
+    stray_yield(task);
+  }
+}
+
 void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  enum { ORDINARY = PERI_T_STARTED, LOOK_AT = ORDINARY | PERI_T_MUST_CANCEL };
+  int status, n;
+  rt->task = task;
+  task->wait = PERI_WAIT_NONE;
+  if (peri_likely((task->flags & LOOK_AT) == ORDINARY &&
+                  task->frames == NULL)) {
+    rt->current = task->co;
+    rt->frames = NULL;
+    status = lua_resume(task->co, L, 0, &n);
+    rt->task = NULL;
+    if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
+      return;
+  } else {
+    status = resume(L, rt, task);
+    rt->task = NULL;
+  }
+  stepped(L, rt, task, status);
+}
+
+static void step_inside(lua_State *L, peri_runtime *rt, peri_task *task)
 {
   peri_task *previous = rt->task;
   lua_State *current = rt->current;
   peri_frames *frames = rt->frames;
   const char *callback = rt->callback;
-  peri_loop *loop = task->future.loop;
-  lua_State *co = task->co;
-  int anchor = task->anchor;
-
-  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL)) {
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
-    if (task->outcome == PERI_OUTCOME_OK)
-      task->outcome = PERI_OUTCOME_CANCEL;
-  }
-  task->wait = PERI_WAIT_NONE;
-  rt->task = task;
-  rt->frames = task->frames;
   rt->callback = NULL;
-  int status = resume(L, rt, task);
+  peri__task_step(L, rt, task);
   rt->task = previous;
   rt->current = current;
   rt->frames = frames;
   rt->callback = callback;
-  if (status == LUA_YIELD) {
-    if (peri_unlikely(task->wait == PERI_WAIT_NONE))
-      stray_yield(task);
-  } else if (peri_likely(status == LUA_OK)) {
-    give_coroutine(L, rt, loop, co, anchor, task->flags);
-  } else {
-    root_failed(L, rt, task);
+}
+
+static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_task *parent = rt->task;
+  if (parent == NULL || parent->future.loop != task->future.loop)
+    return;
+  if (!(parent->flags & PERI_T_CONTEXT))
+    return;
+  peri__push_task(L, parent);
+  lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
+  lua_setiuservalue(L, -3, PERI_UV_CONTEXT);
+  lua_pop(L, 1);
+  task->flags |= PERI_T_CONTEXT;
+}
+
+/* The task is on top of the stack. */
+void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
+                      bool eager)
+{
+  inherit_context(L, rt, task);
+  if (!eager) {
+    peri__loop_ready(task->future.loop, &task->timer.node);
+    return;
   }
+  step_inside(L, rt, task);
 }
 
 /* -- Cancelling and killing ------------------------------------------------------------------- */

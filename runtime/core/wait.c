@@ -172,28 +172,19 @@ bool peri__can_wait(lua_State *L, peri_runtime *rt)
          L != rt->closing;
 }
 
-peri_task *peri__wait_check(lua_State *L, peri_runtime *rt, const char *what)
+/* Raises why the code may not wait; returns if it is killed and unwinds. */
+void peri__wait_refuse(lua_State *L, peri_runtime *rt, const char *what)
 {
   peri_task *task = rt->task;
-  if (peri_unlikely(task == NULL || L != rt->current || !lua_isyieldable(L)))
+  if (task == NULL || L != rt->current || !lua_isyieldable(L))
     throw_cannot_wait(L, rt, what);
-  if (peri_unlikely(task->flags & PERI_T_KILLED) && !unwinds(L, rt)) {
+  if (task->flags & PERI_T_KILLED && !unwinds(L, rt)) {
     peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
     lua_error(L);
   }
-  task->what = what;
-  return task;
 }
 
 /* -- Suspending and going on --------------------------------------------------- */
-
-int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
-               lua_KFunction k)
-{
-  if (L != rt->task->co || rt->task->flags & PERI_T_EXPOSED)
-    lua_pushlightuserdata(L, (void *)&peri__parked_key);
-  return lua_yieldk(L, 0, ctx, k);
-}
 
 int peri__raise_outcome(lua_State *L, peri_runtime *rt)
 {
@@ -219,7 +210,8 @@ int peri__raise_outcome(lua_State *L, peri_runtime *rt)
 bool peri__unpark_cancelled(lua_State *L, peri_runtime *rt)
 {
   peri_task *task = rt->task;
-  if (peri__parked(L))
+  if (peri_unlikely(L != task->co || task->flags & PERI_T_EXPOSED) &&
+      peri__parked(L))
     lua_pop(L, 1);
   if (peri_likely(task->outcome == PERI_OUTCOME_OK))
     return false;
@@ -239,8 +231,12 @@ void peri__unpark(lua_State *L, peri_runtime *rt)
 
 static int sleep_k(lua_State *L, int status, lua_KContext ctx)
 {
-  (void)status, (void)ctx;
-  peri__unpark(L, peri__rt(L));
+  (void)status;
+  peri_runtime *rt = (peri_runtime *)ctx;
+  peri_task *task = rt->task;
+  if (peri_unlikely(L != task->co || task->outcome != PERI_OUTCOME_OK ||
+                    task->flags & PERI_T_EXPOSED))
+    peri__unpark(L, rt);
   return lua_gettop(L) - 1;
 }
 
@@ -252,7 +248,7 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
     task->outcome = PERI_OUTCOME_CANCEL;
     task->wait = PERI_WAIT_WOKEN;
     peri__loop_ready(task->future.loop, &task->timer.node);
-    return peri__park(L, rt, 0, sleep_k);
+    return peri__park(L, rt, (lua_KContext)rt, sleep_k);
   }
   peri_clock *clock = task->clock;
   int64_t duration = peri__nanoseconds(delay);
@@ -262,27 +258,44 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
     return luaL_error(L, "not enough memory");
   task->wait = PERI_WAIT_TIMER;
   task->resource = NULL;
-  return peri__park(L, rt, 0, sleep_k);
+  return peri__park(L, rt, (lua_KContext)rt, sleep_k);
 }
 
 /* sleep(delay, ...): waits delay seconds, then returns the other arguments.
  * 0 or less is exactly one trip round the loop. */
-static int l_sleep(lua_State *L)
+static inline int sleep_once(lua_State *L, peri_runtime *rt)
 {
-  peri_runtime *rt = peri__rt(L);
-  int is_number;
-  lua_Number delay = lua_tonumberx(L, 1, &is_number);
-  if (peri_unlikely(!is_number || lua_type(L, 1) != LUA_TNUMBER))
-    return peri__arg_type_error(L, rt, 1, "number");
+  peri_task *task = peri__wait_check(L, rt, "sleep");
+  task->wait = PERI_WAIT_YIELD;
+  peri__loop_ready(task->future.loop, &task->timer.node);
+  return peri__park(L, rt, (lua_KContext)rt, sleep_k);
+}
+
+static int sleep_for(lua_State *L, peri_runtime *rt)
+{
+  lua_Number delay = peri__check_number(L, rt, 1);
   if (peri_unlikely(delay != delay))
     return peri__throw(L, rt, PERI_ERR_VALUE,
                        "Invalid delay: NaN (not a number)");
-  peri_task *task = peri__wait_check(L, rt, "sleep");
-  if (delay > 0)
-    return sleep_timed(L, rt, task, delay);
-  task->wait = PERI_WAIT_YIELD;
-  peri__loop_ready(task->future.loop, &task->timer.node);
-  return peri__park(L, rt, 0, sleep_k);
+  if (delay <= 0)
+    return sleep_once(L, rt);
+  return sleep_timed(L, rt, peri__wait_check(L, rt, "sleep"), delay);
+}
+
+static int l_sleep(lua_State *L)
+{
+  int is_integer;
+  if (lua_tointegerx(L, 1, &is_integer) == 0 && is_integer)
+    return sleep_once(L, peri__rt(L));
+  return sleep_for(L, peri__rt(L));
+}
+
+static int l_sleep_own(lua_State *L)
+{
+  int is_integer;
+  if (lua_tointegerx(L, 1, &is_integer) == 0 && is_integer)
+    return sleep_once(L, peri__own_rt(L));
+  return sleep_for(L, peri__own_rt(L));
 }
 
 static int l_can_wait(lua_State *L)
@@ -297,4 +310,10 @@ static const luaL_Reg functions[] = {
 void peri__wait_open(lua_State *L, peri_runtime *rt)
 {
   peri__register(L, rt, functions);
+  if (peri__own_rt(rt->L) != rt)
+    return;
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_pushcfunction(L, l_sleep_own);
+  lua_setfield(L, -2, "sleep");
+  lua_pop(L, 1);
 }

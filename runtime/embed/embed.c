@@ -344,13 +344,12 @@ int peri_new(peri_runtime **out, const peri_options *options)
   lua_pushcfunction(L, open_libraries);
   int status = lua_pcall(L, 0, 0, 0) == LUA_OK ? PERI_OK : PERI_ENOMEM;
   if (status == PERI_OK)
-    status = peri__attach(out, L, options);
+    status = peri__attach(out, L, options, true);
   if (status != PERI_OK) {
     lua_close(L);
     free_heap(heap);
     return status;
   }
-  (*out)->owns_state = true;
   (*out)->heap = heap;
   return PERI_OK;
 }
@@ -360,7 +359,7 @@ int peri_attach(peri_runtime **out, lua_State *L, const peri_options *options)
   if (out == NULL || L == NULL || (options != NULL && !options_fit(options)))
     return PERI_EINVAL;
   *out = NULL;
-  return peri__attach(out, L, options);
+  return peri__attach(out, L, options, false);
 }
 
 /* Ends what is left of the main task, as its run would have. */

@@ -1,0 +1,232 @@
+/*
+ * worker.c: what a worker thread does with a job.
+ *
+ * A job is the main task of the worker's own loop: it may wait, and make tasks,
+ * which are cancelled and waited for when it ends. The function job_main is that
+ * task: it decodes the message, calls the function, and encodes what came of it
+ * while the task still runs, so that an error on the way is the job's error. It
+ * catches all errors but the runtime's own sentinels: those of os.exit and of
+ * interrupts unwind the run as they do elsewhere, and the state is made anew
+ * for the next job.
+ */
+#include <string.h>
+
+#include "pool/thread_pool.h"
+
+/* Places on the stack of job_main and of what it calls under protection. */
+enum { JOB = 1, HANDLER = 2 };
+
+/* -- Inside the task ----------------------------------------------------------- */
+
+static int encode_results(lua_State *L, int status, lua_KContext context)
+{
+  peri__job *job = (peri__job *)context;
+  (void)status;
+  job->out.length = 0;
+  peri__encode(L, peri__rt(L), JOB + 1, lua_gettop(L) - JOB,
+               PERI__MESSAGE_RESULTS, &job->out);
+  job->outcome = PERI__JOB_RETURNED;
+  return 0;
+}
+
+/* [job] -> calls its function; the results go into job->out. */
+static int job_body(lua_State *L)
+{
+  peri__job *job = lua_touserdata(L, JOB);
+  int n = peri__decode(L, peri__rt(L), job->in.data, job->in.length, true);
+  peri__buffer_fini(&job->in);
+  lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
+  return encode_results(L, LUA_OK, (lua_KContext)job);
+}
+
+/* [job] [error] [traceback] -> both go into job->out. */
+static int encode_error(lua_State *L)
+{
+  peri__job *job = lua_touserdata(L, JOB);
+  job->out.length = 0;
+  peri__encode(L, peri__rt(L), 2, 2, PERI__MESSAGE_ERROR, &job->out);
+  job->outcome = PERI__JOB_RAISED;
+  return 0;
+}
+
+static int call_encode_error(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  int top = lua_gettop(L);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, encode_error, 1);
+  lua_pushvalue(L, JOB);
+  lua_pushvalue(L, top);
+  /* An error object takes its traceback with it. */
+  if (peri__is_error_object(L, rt, top)) {
+    lua_pushnil(L);
+  } else {
+    peri__trace_push(L, rt, top);
+    peri__trace_text(L, rt);
+  }
+  return lua_pcall(L, 3, 0, 0);
+}
+
+/* The job's error is on top. If it cannot be sent, the error that says so is
+ * sent in its place. */
+static void send_error(lua_State *L, peri__job *job)
+{
+  if (call_encode_error(L) == LUA_OK)
+    return;
+  if (peri__is_error_object(L, peri__rt(L), -1)) {
+    peri__describe(L, -2);
+    lua_setfield(L, -2, "cause");
+  }
+  if (call_encode_error(L) == LUA_OK)
+    return;
+  job->outcome = PERI__JOB_FAILED;
+}
+
+static int job_ended(lua_State *L, int status, lua_KContext context)
+{
+  peri__job *job = (peri__job *)context;
+  peri_runtime *rt = peri__rt(L);
+  if (status == LUA_OK || status == LUA_YIELD)
+    return 0;
+  if (peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE)
+    return lua_error(L);
+  luaL_checkstack(L, LUA_MINSTACK, "error");
+  lua_pushfstring(L, "in worker %s", job->worker);
+  peri__trace_label(L, rt, -2, lua_tostring(L, -1));
+  lua_pop(L, 1);
+  send_error(L, job);
+  return 0;
+}
+
+static int job_main(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__job *job = lua_touserdata(L, JOB);
+  peri__push_ref(L, rt, PERI_REF_TRACE_HANDLER);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, job_body, 1);
+  lua_pushvalue(L, JOB);
+  int status = lua_pcallk(L, 1, 0, HANDLER, (lua_KContext)job, job_ended);
+  return job_ended(L, status, (lua_KContext)job);
+}
+
+/* -- Around it ------------------------------------------------------------------- */
+
+static int set_paths(lua_State *L)
+{
+  const peri__worker_setup *setup = lua_touserdata(L, 1);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, LUA_LOADLIBNAME);
+  lua_pushstring(L, setup->path);
+  lua_setfield(L, -2, "path");
+  lua_pushstring(L, setup->cpath);
+  lua_setfield(L, -2, "cpath");
+  return 0;
+}
+
+/* [job] -> the text of the error in job->out, into job->text. */
+static int describe_error(lua_State *L)
+{
+  peri__job *job = lua_touserdata(L, 1);
+  peri__decode(L, peri__rt(L), job->out.data, job->out.length, true);
+  job->text = strdup(peri__describe(L, 2));
+  return 0;
+}
+
+/* Calls a function of ours outside of tasks, with a pointer; false: it raised.
+ */
+static bool call(peri_runtime *rt, lua_CFunction function, const void *argument)
+{
+  lua_State *L = peri_state(rt);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, function, 1);
+  lua_pushlightuserdata(L, (void *)argument);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+static char *tell_failure(peri_runtime *rt, int status)
+{
+  char text[80];
+  if (status != PERI_EEXIT)
+    return strdup(peri_error(rt));
+  snprintf(text, sizeof text, "os.exit(%d) was called in a worker thread",
+           peri_exit_code(rt));
+  return strdup(text);
+}
+
+void peri__worker_run(peri__worker *worker, peri__job *job)
+{
+  lua_State *L = peri_state(worker->rt);
+  job->outcome = PERI__JOB_FAILED;
+  job->worker = worker->name;
+  lua_pushlightuserdata(L, worker->rt);
+  lua_pushcclosure(L, job_main, 1);
+  lua_pushlightuserdata(L, job);
+  int status = peri_run(worker->rt, 1, 0);
+  if (status == PERI_OK)
+    return;
+  /* The job may have ended well, and a task that it left behind badly. */
+  if (job->outcome == PERI__JOB_FAILED && job->text == NULL)
+    job->text = tell_failure(worker->rt, status);
+  peri__worker_close(worker);
+}
+
+/* Runs the initializer. NULL: it has ended well. */
+static peri__job *run_initializer(peri__worker *worker)
+{
+  const peri__buffer *message = &worker->setup->initializer;
+  peri__job *job = calloc(1, sizeof *job);
+  if (job == NULL || peri__buffer_reserve(&job->in, message->length) < 0)
+    return job;
+  memcpy(job->in.data, message->data, message->length);
+  job->in.length = message->length;
+  peri__worker_run(worker, job);
+  if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
+    call(worker->rt, describe_error, job);
+  return job;
+}
+
+int peri__worker_open(peri__worker *worker, char **text)
+{
+  const peri__worker_setup *setup = worker->setup;
+  if (worker->rt != NULL)
+    return 0;
+  int status = peri_new(&worker->rt, &setup->options);
+  if (status == PERI_OK && call(worker->rt, set_paths, setup)) {
+    if (setup->initializer.length == 0)
+      return 0;
+    peri__job *job = run_initializer(worker);
+    bool well = job != NULL && job->outcome == PERI__JOB_RETURNED;
+    if (job != NULL) {
+      *text = job->text;
+      job->text = NULL;
+      peri__job_free(job);
+    }
+    if (well)
+      return 0;
+    peri__worker_close(worker);
+    return -1;
+  }
+  peri__worker_close(worker);
+  *text =
+      strdup(status == PERI_EUV ? "the worker's state was refused by the system"
+                                : "not enough memory for the worker's state");
+  return 1;
+}
+
+void peri__worker_close(peri__worker *worker)
+{
+  peri_close(worker->rt);
+  worker->rt = NULL;
+}
+
+void peri__worker_setup_fini(peri__worker_setup *setup)
+{
+  peri__buffer_fini(&setup->initializer);
+  free(setup->path);
+  free(setup->cpath);
+  *setup = (peri__worker_setup){0};
+}
