@@ -28,6 +28,7 @@ build = {
   variables = {
     CMAKE_BUILD_TYPE = "RelWithDebInfo",
     CMAKE_INSTALL_PREFIX = "$(PREFIX)",
+    PERILUNE_ONLY_MODULE = "ON",
     CMODDIR = "$(LIBDIR)",
     LUA_INCLUDE_DIR = "$(LUA_INCDIR)",
     PERILUNE_LUA_PROGRAM = "$(LUA)",

@@ -6,11 +6,12 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local locks = require "perilune.locks"
+local owned = require "perilune.owned"
 local queues = require "perilune.queues"
 
 local error, pcall, setmetatable, type = error, pcall, setmetatable, type
 local create_task, ensure_future = core.create_task, core.ensure_future
-local can_wait, iscancel, own = core.can_wait, core.iscancel, core.own
+local can_wait, iscancel = core.can_wait, core.iscancel
 local Future = core.Future
 local is_cancelled, get_result, get_exception = Future.cancelled, Future.result, Future.exception
 local add_done_callback, remove_done_callback =
@@ -112,7 +113,7 @@ function Crew:__close(err)
   local running = self:running()
   for _, future in ipairs(running) do future:cancel() end
   if not can_wait() then
-    for _, future in ipairs(running) do own(future) end
+    owned.hand_over(running)
     return
   end
   local interruption = outlast(self)

@@ -13,6 +13,12 @@ local error, getmetatable, next, select, setmetatable, tostring, type =
 local context_get, context_set = core.context_get, core.context_set
 local current_task = core.current_task
 
+---A context as a value: what every variable was when it was copied, and what
+---`run` has made of it since.
+---@class perilune.Context
+local Context = { __name = "Context" }
+Context.__index = Context
+
 -- Stands for nil, which a table cannot hold as a value.
 local NIL <const> = {}
 
@@ -20,6 +26,14 @@ local NIL <const> = {}
 -- entered: tokens tell by it, and by the task, whether they are back where
 -- they were made.
 local ENTERED <const> = {}
+
+-- The table of the current context. A task that was created with `context=` has
+-- the Context itself there, until it sets something.
+local function current_map()
+  local map = context_get()
+  if getmetatable(map) == Context then map = map._map end
+  return map
+end
 
 local function with(map, key, value)
   local copy = {}
@@ -57,7 +71,7 @@ local Token = { __name = "Token" }
 ---@param ... any at most one default
 ---@return any
 function ContextVar:get(...)
-  local map = context_get()
+  local map = current_map()
   local value = map and map[self]
   if value ~= nil then
     if value == NIL then return nil end
@@ -74,7 +88,7 @@ end
 ---@param value any
 ---@return perilune.Token token for `reset`
 function ContextVar:set(value)
-  local map = context_get()
+  local map = current_map()
   local token = setmetatable({
     var = self,
     _old = map and map[self],
@@ -105,7 +119,7 @@ function ContextVar:reset(token)
     arguments.wrong_value("ContextVar.reset", 1,
       ("the token is of context variable '%s'"):format(token.var.name))
   end
-  local map = context_get()
+  local map = current_map()
   if token._task ~= current_task() or token._entered ~= (map and map[ENTERED]) then
     arguments.wrong_value("ContextVar.reset", 1, "the token was made in another context")
   end
@@ -137,19 +151,12 @@ end
 
 -- Contexts ----------------------------------------------------------------
 
----A context as a value: what every variable was when it was copied, and what
----`run` has made of it since.
----@class perilune.Context
-local Context = {}
-Context.__index = Context
-Context.__name = "Context"
-
 -- Leaves the context: an error, a cancellation or a kill may pass by.
 local Visit = {}
 
 function Visit:__close()
   local ctx = self.context
-  ctx._map = context_get()
+  ctx._map = current_map()
   ctx._entered = false
   context_set(self.outer)
 end
@@ -181,7 +188,7 @@ end
 ---@param default any
 ---@return any
 function Context:get(var, default)
-  local map = context_get()
+  local map = current_map()
   if not map or map[ENTERED] ~= self then map = self._map end
   local value = map and map[var]
   if value == nil then return default end
@@ -200,7 +207,15 @@ end
 ---Python: `contextvars.copy_context`.
 ---@return perilune.Context
 function context.copy_context()
-  return setmetatable({ _map = context_get(), _entered = false }, Context)
+  return setmetatable({ _map = current_map(), _entered = false }, Context)
+end
+
+---A Context of what C keeps for a task: what `task:get_context()` gives.
+---@param map table?
+---@return perilune.Context
+function context.wrap(map)
+  if getmetatable(map) == Context then return map end
+  return setmetatable({ _map = map, _entered = false }, Context)
 end
 
 return context

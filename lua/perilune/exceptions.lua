@@ -1,9 +1,10 @@
 --- What is done with errors that have nobody to go to: the loop's default
---- exception handler, which logs them.
+--- exception handler, which logs them. And how an error is told in full.
 local core = require "perilune._core"
+local errors = require "perilune.errors"
 local log = require "perilune.log"
 
-local pcall, tostring, type = pcall, tostring, type
+local pcall, rawget, tostring, type = pcall, rawget, tostring, type
 
 -- A report must not be lost to a value that cannot be told.
 local function describe(value)
@@ -37,6 +38,48 @@ end
 
 local exceptions = {}
 
+local tell
+
+-- The errors of a group, each with its own stacks. Those that are no objects of
+-- ours have none; the task group knows the tasks that failed with them.
+local function tell_group(group, seen)
+  local task_group = package.loaded["perilune.task_group"]
+  local failed = task_group and task_group.failed_tasks(group) or {}
+  local lines = {}
+  for i, err in ipairs(group.exceptions or {}) do
+    local trace = core.error_traceback(err) or failed[i] and failed[i]:traceback()
+    local text = ("%d. %s"):format(i, tell(err, trace, seen))
+    lines[i] = "  " .. text:gsub("\n", "\n  ")
+  end
+  return lines
+end
+
+tell = function(err, trace, seen)
+  local lines = { describe(err) }
+  trace = trace or core.error_traceback(err)
+  if trace and trace ~= "" then lines[2] = trace end
+  if type(err) ~= "table" or seen[err] then return table.concat(lines, "\n") end
+  seen[err] = true
+  local cause = rawget(err, "cause")
+  -- That a wait was interrupted tells nothing more.
+  if cause ~= nil and not core.iscancel(cause) then
+    lines[#lines + 1] = "caused by: " .. tell(cause, nil, seen)
+  end
+  if errors.ExceptionGroup:is(err) then
+    table.move(tell_group(err, seen), 1, #err.exceptions, #lines + 1, lines)
+  end
+  return table.concat(lines, "\n")
+end
+
+---An error in full: its text, the stacks it passed, its cause, and the errors of
+---a group.
+---@param err any
+---@param trace? string the stacks, if the error is not known to have any
+---@return string
+function exceptions.tell(err, trace)
+  return tell(err, trace, {})
+end
+
 ---The text of a report.
 ---@param context table what `loop:call_exception_handler` was given
 ---@return string
@@ -46,9 +89,7 @@ function exceptions.format(context)
   local lines = other_lines(context)
   table.insert(lines, 1, describe(message))
   if context.exception ~= nil then
-    lines[#lines + 1] = describe(context.exception)
-    local trace = traceback(context)
-    if type(trace) == "string" and trace ~= "" then lines[#lines + 1] = trace end
+    lines[#lines + 1] = exceptions.tell(context.exception, traceback(context))
   end
   return table.concat(lines, "\n")
 end

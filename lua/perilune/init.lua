@@ -7,6 +7,7 @@ local core = require "perilune._core"
 local pairs, rawset, require = pairs, rawset, require
 
 -- What C defines is at hand.
+---@class perilune
 local peri = {
   Clock = core.Clock_new,
   Future = core.create_future,

@@ -67,12 +67,8 @@ local function lock_wake_first(lock)
   if first ~= lock and not is_done(first.future) then set_result(first.future) end
 end
 
-local LockWaiter = waiters.kind(function(lock, _, failed)
-  if not failed then
-    lock._locked = true
-  elseif not lock._locked then
-    lock_wake_first(lock)
-  end
+local LockWaiter = waiters.kind(function(lock)
+  if not lock._locked then lock_wake_first(lock) end
 end)
 
 -- Whether nobody waits but tasks that are cancelled.
@@ -116,6 +112,7 @@ function Lock:acquire(options)
   else
     limited("Lock.acquire", options, park, LockWaiter, self)
   end
+  self._locked = true
   return true
 end
 
@@ -227,9 +224,9 @@ local function reacquire(lock)
 end
 
 -- A notification that came together with an error is for another waiter.
-local ConditionWaiter = waiters.kind(function(condition, _, failed)
+local ConditionWaiter = waiters.kind(function(condition)
   local err = reacquire(condition._lock)
-  if failed or err ~= nil then notify(condition, 1) end
+  notify(condition, 1)
   if err ~= nil then error(err, 0) end
 end)
 
@@ -279,6 +276,10 @@ end
 local function condition_wait(condition)
   condition._lock:release()
   park(ConditionWaiter, condition)
+  local err = reacquire(condition._lock)
+  if err == nil then return end
+  notify(condition, 1)
+  error(err, 0)
 end
 
 ---Lets go of the lock, waits to be notified and takes the lock again. It may
@@ -365,14 +366,23 @@ local function semaphore_wake(semaphore)
   return true
 end
 
-local SemaphoreWaiter = waiters.kind(function(semaphore, waiter, failed)
-  local future = waiter.future
-  if is_done(future) and not is_cancelled(future) then
-    semaphore._woken = semaphore._woken - 1
-    if failed then semaphore._value = semaphore._value + 1 end
-  end
+local function semaphore_wake_all(semaphore)
   while semaphore._value > 0 and semaphore_wake(semaphore) do end
+end
+
+local SemaphoreWaiter = waiters.kind(function(semaphore, woken)
+  if woken then
+    semaphore._woken = semaphore._woken - 1
+    semaphore._value = semaphore._value + 1
+  end
+  semaphore_wake_all(semaphore)
 end)
+
+local function semaphore_wait(semaphore)
+  park(SemaphoreWaiter, semaphore)
+  semaphore._woken = semaphore._woken - 1
+  semaphore_wake_all(semaphore)
+end
 
 local function new_semaphore(class, name, value)
   if value == nil then
@@ -420,9 +430,9 @@ function Semaphore:acquire(options)
     return true
   end
   if options == nil then
-    park(SemaphoreWaiter, self)
+    semaphore_wait(self)
   else
-    limited("Semaphore.acquire", options, park, SemaphoreWaiter, self)
+    limited("Semaphore.acquire", options, semaphore_wait, self)
   end
   return true
 end

@@ -1,7 +1,7 @@
 --- The runtime's logger, named `perilune`.
 --
 -- What is logged goes to one place: a handler function, a logger object of the
--- LuaLogging kind, or else the host's log (the program's is stderr).
+-- LuaLogging kind, or else the host's log.
 local core = require "perilune._core"
 local arguments = require "perilune.arguments"
 
@@ -24,11 +24,14 @@ local lualogging_names <const> = { WARNING = "WARN", CRITICAL = "FATAL" }
 
 local threshold = log.WARNING
 
-local function to_stderr(level, text)
-  io.stderr:write(level, " perilune: ", text, "\n")
+-- Where nothing was said about the log: to the host's, the program's being
+-- stderr; a host that wants none has Lua's warnings.
+local function default_handler(level, text)
+  local line = level .. " perilune: " .. text
+  if not core.emit(log[level], line) then warn(line) end
 end
 
-local handler = to_stderr
+local handler = default_handler
 
 local function level_of(name, level)
   local number = level
@@ -54,14 +57,14 @@ function log.get_level()
   return names[threshold]
 end
 
----Sends what is logged to a function; nil brings the default back, which
----writes lines "LEVEL perilune: text" to stderr.
+---Sends what is logged to a function; nil brings the default back: lines
+---"LEVEL perilune: text" in the host's log, which is stderr in the program.
 ---@param fn? fun(level: string, text: string)
 function log.set_handler(fn)
   if fn ~= nil and not arguments.callable(fn) then
     arguments.wrong_type("log.set_handler", 1, "function or nil", fn)
   end
-  handler = fn or to_stderr
+  handler = fn or default_handler
 end
 
 ---Sends what is logged to an object with LuaLogging's methods: `log(level,
@@ -78,10 +81,6 @@ function log.set_logger(logger)
     local method = logger[level:lower()]
     return method(logger, text)
   end
-end
-
-local function emit(level, text)
-  if level >= threshold then handler(names[level] or tostring(level), text) end
 end
 
 -- A message is formatted only if it has arguments, and only if it is logged.
@@ -105,7 +104,5 @@ log.warning = logger(log.WARNING)
 log.error = logger(log.ERROR)
 ---@type fun(message: any, ...: any)
 log.critical = logger(log.CRITICAL)
-
-core.set_log(emit)
 
 return log

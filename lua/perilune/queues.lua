@@ -5,29 +5,33 @@
 -- A getter that was woken looks again, for another task may have been quicker,
 -- and then queues at the end; one that is cancelled after it was woken passes
 -- its turn on. So do putters.
-local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local timeouts = require "perilune.timeouts"
 local waiters = require "perilune.waiters"
 
-local error, getmetatable, setmetatable, type = error, getmetatable, setmetatable, type
-local is_done, is_cancelled = core.Future.done, core.Future.cancelled
+local error, getmetatable, math, pcall, setmetatable, table, type =
+  error, getmetatable, math, pcall, setmetatable, table, type
 local park, wake = waiters.park, waiters.wake
 local QueueEmpty, QueueFull, QueueShutDown =
   errors.QueueEmpty, errors.QueueFull, errors.QueueShutDown
 
--- The limit of a queue that has none.
-local UNLIMITED <const> = math.maxinteger
+-- Stands for "without limit", and for what is never reached.
+local NEVER <const> = math.maxinteger
 
--- The fields, underscores for what is nobody else's business:
---   maxsize      as given
---   _limit       how many items fit: -1 once the queue is shut down, so that
---                one comparison finds both that it is full and that it is closed
---   _count       how many items are in it
---   _unfinished  items put and not marked by task_done
+-- The fields, with underscores for what is nobody else's business:
+--   maxsize       as given
+--   _limit        how many items fit: -1 once the queue is shut down
+--   _head, _tail  how many items have been taken, and put, in all
+--   _done         how many have been marked by task_done
 --   _getters, _putters, _joiners   who waits
---   _items       the items; each class has its own way of keeping them
+-- and for the two fast paths, of which each is one comparison:
+--   _room         so many items may be in the queue for `put` to just add one:
+--                 -1 where there is more to it, such as a getter to be woken
+--   _spare        so many must be left in it for `get` to just take one
+--   _mask         the size of the ring less 1
+-- The items of a Queue lie in the object itself, a ring from 1 to 2^n; those of
+-- the other kinds in `_items`, and they always go the long way.
 
 ---A queue between tasks, first in first out. nil is an item like any other.
 ---
@@ -39,83 +43,112 @@ Queue.__index = Queue
 
 -- Waiting ---------------------------------------------------------------------
 
-local function was_woken(waiter)
-  local future = waiter.future
-  return is_done(future) and not is_cancelled(future)
-end
-
-local GetWaiter = waiters.kind(function(getters, waiter, failed)
-  if failed and getters.owner._count > 0 and was_woken(waiter) then wake(getters) end
+local GetWaiter = waiters.kind(function(getters, woken)
+  if woken and not getters.owner:empty() then wake(getters) end
 end)
 
-local PutWaiter = waiters.kind(function(putters, waiter, failed)
+local PutWaiter = waiters.kind(function(putters, woken)
   local queue = putters.owner
-  if failed and queue._count < queue._limit and was_woken(waiter) then wake(putters) end
+  if woken and queue._tail - queue._head < queue._limit then wake(putters) end
 end)
 
 local JoinWaiter = waiters.kind()
 
-local function new_line(queue)
-  return waiters.init { owner = queue }
-end
-
 local function wait_for_item(queue)
-  while queue._count == 0 do
+  while queue._tail == queue._head do
     if queue._limit < 0 then error(QueueShutDown()) end
+    queue._room = -1
     park(GetWaiter, queue._getters)
   end
 end
 
 local function wait_for_room(queue)
-  while queue._count >= queue._limit do
+  while queue._tail - queue._head >= queue._limit do
     if queue._limit < 0 then error(QueueShutDown()) end
+    queue._spare = NEVER
     park(PutWaiter, queue._putters)
   end
 end
 
 -- `method(queue)` within the time that the options allow.
 local function wait(name, position, options, method, queue)
+  if options == nil then return method(queue) end
   local seconds = arguments.timeout(name, position, options)
   if seconds == nil then return method(queue) end
   timeouts.timeout(seconds, method, queue)
 end
 
-local function refuse_item(queue)
-  error(queue._limit < 0 and QueueShutDown() or QueueFull())
+-- Putting and getting, the long way ------------------------------------------
+
+local function add(queue, item)
+  local tail = queue._tail
+  queue:_store(item, tail - queue._head)
+  queue._tail = tail + 1
+  local getters = queue._getters
+  wake(getters)
+  if getters.next == getters then queue._room = math.min(queue._limit, queue._mask + 1) end
 end
 
-local function refuse_get(queue)
-  error(queue._limit < 0 and QueueShutDown() or QueueEmpty())
+local function take(queue)
+  local item = queue:_remove(queue._tail - queue._head)
+  queue._head = queue._head + 1
+  local putters = queue._putters
+  wake(putters)
+  if putters.next == putters and queue._mask > 0 then queue._spare = 0 end
+  return item
 end
 
--- First in, first out: a ring of 2^n slots -----------------------------------
+-- First in, first out: the ring ----------------------------------------------
 
 local SMALLEST <const> = 16
 
-local function new_ring(size)
-  local ring = {}
-  -- Filled in order, so that all slots lie in the table's array, for good.
-  for i = 1, size do ring[i] = false end
-  return ring
+-- Filled in order, so that all slots lie in the table's array, for good.
+local function clear_ring(queue, from, to)
+  for i = from, to do queue[i] = false end
 end
 
-local function grow(queue)
-  local old, head, count = queue._items, queue._head, queue._count
-  local ring = new_ring(2 * count)
-  for i = 0, count - 1 do ring[i + 1] = old[(head + i & count - 1) + 1] end
-  queue._items, queue._head, queue._mask = ring, 0, 2 * count - 1
+-- count items are inside; one more is to go behind them.
+function Queue:_store(item, count)
+  if count > self._mask then
+    local old = table.move(self, 1, count, 1, {})
+    clear_ring(self, count + 1, 2 * count)
+    for place = self._head, self._tail - 1 do
+      local value = old[(place & count - 1) + 1]
+      self[(place & count - 1) + 1] = false
+      self[(place & 2 * count - 1) + 1] = value
+    end
+    self._mask = 2 * count - 1
+  end
+  self[(self._tail & self._mask) + 1] = item
 end
 
-local function new(class, name, maxsize)
+function Queue:_remove()
+  local slot = (self._head & self._mask) + 1
+  local item = self[slot]
+  self[slot] = false
+  return item
+end
+
+function Queue:_clear()
+  clear_ring(self, 1, self._mask + 1)
+end
+
+local function new(class, name, maxsize, mask)
   maxsize = maxsize == nil and 0 or arguments.integer(name, 1, maxsize)
   local queue = setmetatable({
     maxsize = maxsize,
-    _limit = maxsize > 0 and maxsize or UNLIMITED,
-    _count = 0,
-    _unfinished = 0,
+    _limit = maxsize > 0 and maxsize or NEVER,
+    _head = 0,
+    _tail = 0,
+    _done = 0,
+    _room = mask > 0 and math.min(maxsize > 0 and maxsize or NEVER, mask + 1) or 0,
+    _spare = mask > 0 and 0 or NEVER,
+    _mask = mask,
   }, class)
-  queue._getters, queue._putters = new_line(queue), new_line(queue)
-  queue._joiners = new_line(queue)
+  queue._getters = waiters.init { owner = queue }
+  queue._putters = waiters.init { owner = queue }
+  queue._joiners = waiters.init { owner = queue }
+  queue:_clear()
   return queue
 end
 
@@ -125,9 +158,7 @@ local queues = {}
 ---@param maxsize? integer how many items fit; 0, less or nil: any number
 ---@return perilune.Queue
 function queues.Queue(maxsize)
-  local queue = new(Queue, "Queue", maxsize)
-  queue._items, queue._head, queue._mask = new_ring(SMALLEST), 0, SMALLEST - 1
-  return queue
+  return new(Queue, "Queue", maxsize, SMALLEST - 1)
 end
 
 ---Puts an item in if there is room.
@@ -135,14 +166,16 @@ end
 ---Raises QueueFull if there is none and QueueShutDown after `shutdown`.
 ---@param item any
 function Queue:put_nowait(item)
-  local count = self._count
-  if count >= self._limit then refuse_item(self) end
-  if count > self._mask then grow(self) end
-  self._items[(self._head + count & self._mask) + 1] = item
-  self._count = count + 1
-  self._unfinished = self._unfinished + 1
-  local getters = self._getters
-  if getters.next ~= getters then wake(getters) end
+  local tail = self._tail
+  if tail - self._head < self._room then
+    self[(tail & self._mask) + 1] = item
+    self._tail = tail + 1
+    return
+  end
+  if tail - self._head >= self._limit then
+    error(self._limit < 0 and QueueShutDown() or QueueFull())
+  end
+  add(self, item)
 end
 
 ---Takes the next item if there is one.
@@ -151,16 +184,18 @@ end
 ---more.
 ---@return any item
 function Queue:get_nowait()
-  local count = self._count
-  if count == 0 then refuse_get(self) end
-  local items, head = self._items, self._head
-  local item = items[head + 1]
-  items[head + 1] = false
-  self._head = head + 1 & self._mask
-  self._count = count - 1
-  local putters = self._putters
-  if putters.next ~= putters then wake(putters) end
-  return item
+  local head = self._head
+  if self._tail - head > self._spare then
+    local slot = (head & self._mask) + 1
+    local item = self[slot]
+    self[slot] = false
+    self._head = head + 1
+    return item
+  end
+  if self._tail == head then
+    error(self._limit < 0 and QueueShutDown() or QueueEmpty())
+  end
+  return take(self)
 end
 
 ---Puts an item in, waiting for room.
@@ -173,10 +208,16 @@ end
 ---@param options? { timeout: number? } seconds
 ---@async
 function Queue:put(item, options)
-  if self._count >= self._limit then
+  local tail = self._tail
+  if tail - self._head < self._room then
+    self[(tail & self._mask) + 1] = item
+    self._tail = tail + 1
+    return
+  end
+  if tail - self._head >= self._limit then
     wait("Queue.put", 2, options, wait_for_room, self)
   end
-  return self:put_nowait(item)
+  add(self, item)
 end
 
 ---Takes the next item, waiting for one.
@@ -189,16 +230,26 @@ end
 ---@return any item
 ---@async
 function Queue:get(options)
-  if self._count == 0 then
-    wait("Queue.get", 1, options, wait_for_item, self)
+  local head = self._head
+  if self._tail - head > self._spare then
+    local slot = (head & self._mask) + 1
+    local item = self[slot]
+    self[slot] = false
+    self._head = head + 1
+    return item
   end
-  return self:get_nowait()
+  if self._tail == head then wait("Queue.get", 1, options, wait_for_item, self) end
+  return take(self)
 end
 
 local function next_item(queue)
-  while queue._count == 0 do
+  if queue._tail == queue._head then
     if queue._limit < 0 then return nil end
-    park(GetWaiter, queue._getters)
+    local ok, err = pcall(wait_for_item, queue)
+    if not ok then
+      if QueueShutDown:is(err) then return nil end
+      error(err, 0)
+    end
   end
   return queue:get_nowait()
 end
@@ -216,19 +267,19 @@ end
 ---How many items are in the queue.
 ---@return integer
 function Queue:qsize()
-  return self._count
+  return self._tail - self._head
 end
 
 ---Tells whether no item is in the queue.
 ---@return boolean
 function Queue:empty()
-  return self._count == 0
+  return self._tail == self._head
 end
 
 ---Tells whether there is no room for an item; never if `maxsize` is 0.
 ---@return boolean
 function Queue:full()
-  return self.maxsize > 0 and self._count >= self.maxsize
+  return self.maxsize > 0 and self._tail - self._head >= self.maxsize
 end
 
 local function wake_all(line)
@@ -239,12 +290,12 @@ end
 ---
 ---Raises ValueError if there are more marks than there were items.
 function Queue:task_done()
-  local left = self._unfinished - 1
-  if left < 0 then
+  local done = self._done + 1
+  if done > self._tail then
     error(errors.ValueError "task_done was called more often than items were put")
   end
-  self._unfinished = left
-  if left == 0 then wake_all(self._joiners) end
+  self._done = done
+  if done == self._tail then wake_all(self._joiners) end
 end
 
 local function join(queue)
@@ -257,7 +308,16 @@ end
 ---@param options? { timeout: number? } seconds
 ---@async
 function Queue:join(options)
-  if self._unfinished > 0 then wait("Queue.join", 1, options, join, self) end
+  if self._done < self._tail then wait("Queue.join", 1, options, join, self) end
+end
+
+-- Drops the items; each counts as done with.
+local function drop_items(queue)
+  local dropped = queue._tail - queue._head
+  queue._head = queue._tail
+  queue._done = math.min(queue._done + dropped, queue._tail)
+  queue:_clear()
+  if queue._done == queue._tail then wake_all(queue._joiners) end
 end
 
 local immediate_only <const> = { immediate = true }
@@ -270,47 +330,14 @@ local immediate_only <const> = { immediate = true }
 ---@param options? { immediate: boolean? }
 function Queue:shutdown(options)
   arguments.options("Queue.shutdown", 1, options, immediate_only)
-  self._limit = -1
-  if options and options.immediate then
-    local unfinished = self._unfinished - self._count
-    self:_clear()
-    self._count, self._unfinished = 0, unfinished > 0 and unfinished or 0
-    if self._unfinished == 0 then wake_all(self._joiners) end
-  end
+  self._limit, self._room = -1, -1
+  if options and options.immediate then drop_items(self) end
   wake_all(self._getters)
   wake_all(self._putters)
 end
 
-function Queue:_clear()
-  self._items, self._head, self._mask = new_ring(SMALLEST), 0, SMALLEST - 1
-end
-
--- What the other kinds put in `_items`, they put through these two.
-local function put_nowait(self, item)
-  if self._count >= self._limit then refuse_item(self) end
-  self:_push(item, self._count + 1)
-  self._count = self._count + 1
-  self._unfinished = self._unfinished + 1
-  local getters = self._getters
-  if getters.next ~= getters then wake(getters) end
-end
-
-local function get_nowait(self)
-  local count = self._count
-  if count == 0 then refuse_get(self) end
-  local item = self:_pop(count)
-  self._count = count - 1
-  local putters = self._putters
-  if putters.next ~= putters then wake(putters) end
-  return item
-end
-
 local function derive(name)
-  local class = setmetatable({
-    __name = name,
-    put_nowait = put_nowait,
-    get_nowait = get_nowait,
-  }, { __index = Queue })
+  local class = setmetatable({ __name = name }, { __index = Queue })
   class.__index = class
   return class
 end
@@ -327,18 +354,16 @@ local LifoQueue = derive "LifoQueue"
 ---@param maxsize? integer how many items fit; 0, less or nil: any number
 ---@return perilune.LifoQueue
 function queues.LifoQueue(maxsize)
-  local queue = new(LifoQueue, "LifoQueue", maxsize)
-  queue._items = {}
-  return queue
+  return new(LifoQueue, "LifoQueue", maxsize, -1)
 end
 
-function LifoQueue:_push(item, place)
-  self._items[place] = item
+function LifoQueue:_store(item, count)
+  self._items[count + 1] = item
 end
 
-function LifoQueue:_pop(place)
-  local item = self._items[place]
-  self._items[place] = nil
+function LifoQueue:_remove(count)
+  local item = self._items[count]
+  self._items[count] = nil
   return item
 end
 
@@ -384,10 +409,8 @@ local lt_only <const> = { lt = true }
 ---@return perilune.PriorityQueue
 function queues.PriorityQueue(maxsize, options)
   arguments.options("PriorityQueue", 2, options, lt_only)
-  local queue = new(PriorityQueue, "PriorityQueue", maxsize)
+  local queue = new(PriorityQueue, "PriorityQueue", maxsize, -1)
   queue._lt = options and options.lt or less
-  queue._next = 0
-  queue:_clear()
   return queue
 end
 
@@ -406,9 +429,9 @@ end
 
 -- Compares first and moves after, so that an error of a comparison leaves the
 -- queue as it was.
-function PriorityQueue:_push(item, place)
-  local age = self._next
-  local items, ages = self._items, self._ages
+function PriorityQueue:_store(item, count)
+  local items, ages, age = self._items, self._ages, self._tail
+  local place = count + 1
   local top = place
   while top > 1 and before(self, item, age, top // 2) do top = top // 2 end
   while place > top do
@@ -417,7 +440,6 @@ function PriorityQueue:_push(item, place)
     place = parent
   end
   items[place], ages[place] = item, age
-  self._next = age + 1
 end
 
 -- The child of a place that goes first, in a heap of some size; or nil.
@@ -431,7 +453,7 @@ local function first_child(queue, place, size)
   return left
 end
 
-function PriorityQueue:_pop(size)
+function PriorityQueue:_remove(size)
   local items, ages = self._items, self._ages
   local item, age = items[size], ages[size]
   local rest = size - 1

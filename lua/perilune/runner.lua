@@ -98,39 +98,23 @@ local function kill_late(tasks, grace)
     table.concat(names, ", "))
 end
 
-local function wait_for_all(tasks, grace)
-  if grace then kill_late(tasks, grace) end
-  core.gather(tasks, #tasks, true):await()
-end
-
-local function cancel_leftovers(loop, grace)
-  local tasks = core.all_tasks(loop)
-  if #tasks == 0 then return end
-  for _, task in ipairs(tasks) do task:cancel() end
-  loop:run_until_complete(core.call(wait_for_all, tasks, grace))
-  for _, task in ipairs(tasks) do report(loop, task) end
-end
-
----What the host's main task left behind ends here, in a task of its own: the
----same end as Runner.close gives.
----@param loop perilune.Loop
----@async
-local function finish(loop)
-  local me, tasks = core.current_task(), {}
+local function cancel_leftovers(loop)
+  local tasks, current = {}, core.current_task()
   for _, task in ipairs(core.all_tasks(loop)) do
-    if task ~= me then tasks[#tasks + 1] = task end
+    if task ~= current then
+      tasks[#tasks + 1] = task
+      task:cancel()
+    end
   end
-  for _, task in ipairs(tasks) do task:cancel() end
+  return tasks
+end
+
+-- Runs in a task of the loop that ends.
+local function conclude(loop, tasks, grace)
+  if grace and #tasks > 0 then kill_late(tasks, grace) end
   core.gather(tasks, #tasks, true):await()
   for _, task in ipairs(tasks) do report(loop, task) end
   if loop.shutdown_default_executor then loop:shutdown_default_executor() end
-end
-
-local function shut_down(loop, grace)
-  cancel_leftovers(loop, grace)
-  if loop.shutdown_default_executor then
-    loop:run_until_complete(core.call(loop.shutdown_default_executor, loop))
-  end
 end
 
 ---Cancels the tasks that still run and waits for them, then closes the default
@@ -152,7 +136,10 @@ function Runner:close()
       loop:close()
     end,
   })
-  shut_down(loop, self._grace)
+  local tasks = cancel_leftovers(loop)
+  if #tasks > 0 or loop.shutdown_default_executor then
+    loop:run_until_complete(core.call(conclude, loop, tasks, self._grace))
+  end
 end
 
 function Runner:__close(err) -- luacheck: no unused args
@@ -160,6 +147,12 @@ function Runner:__close(err) -- luacheck: no unused args
 end
 
 local runner = {}
+
+---Ends what the main task of a host left behind; C starts it as a task.
+---@param loop perilune.Loop
+function runner.finish(loop)
+  conclude(loop, cancel_leftovers(loop), nil)
+end
 
 ---Makes a runner; its loop is made when it is first needed.
 ---
@@ -183,7 +176,5 @@ function runner.run(main, ...)
   local owner <close> = new_runner()
   return owner:run(main, ...)
 end
-
-runner.finish = finish
 
 return runner

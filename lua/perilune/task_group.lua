@@ -10,13 +10,15 @@
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+local owned = require "perilune.owned"
+local unclosed = require "perilune.unclosed"
 
 local error, pcall, rawequal, select, setmetatable =
   error, pcall, rawequal, select, setmetatable
 local create_future, current_task, get_running_loop =
   core.create_future, core.current_task, core.get_running_loop
-local can_wait, iscancel, iscoroutine, own =
-  core.can_wait, core.iscancel, core.iscoroutine, core.own
+local can_wait, iscancel, iscoroutine, issentinel =
+  core.can_wait, core.iscancel, core.iscoroutine, core.issentinel
 local Future = core.Future
 local await, is_done, is_cancelled = Future.await, Future.done, Future.cancelled
 local get_exception, set_result = Future.exception, Future.set_result
@@ -27,6 +29,10 @@ local RuntimeError = errors.RuntimeError
 ---@class perilune.TaskGroup
 local TaskGroup = { __name = "TaskGroup" }
 TaskGroup.__index = TaskGroup
+
+-- Error group to the tasks that failed, in the order of its errors: where an
+-- error that is just a string came from, its task can still tell.
+local failed_tasks = setmetatable({}, { __mode = "k" })
 
 -- The tasks are kept in the order of creation, those that have ended too, which
 -- are dropped now and then: an ended task costs nothing then.
@@ -74,8 +80,8 @@ local function on_task_done(group, task)
     report_late(group, task, err)
     return
   end
-  local list = group._errors
-  list[#list + 1] = err
+  local place = #group._errors + 1
+  group._errors[place], group._failed[place] = err, task
   if not group._aborting and not group._parent_cancelled then
     abort(group)
     cancel_parent(group)
@@ -95,8 +101,10 @@ local function new_group()
     _tasks = {},
     _sweep_at = SWEEP,
     _errors = {},
+    _failed = {},
     _aborting = false,
     _parent_cancelled = false,
+    _watch = unclosed.watch(loop, "task group"),
   }, TaskGroup)
   function group._on_done(task) on_task_done(group, task) end
   return group
@@ -168,14 +176,6 @@ local function wait_for_tasks(group, cancellation)
   return cancellation
 end
 
--- In a coroutine that dies nobody can wait: the task will, before it ends.
-local function give_away(group)
-  local tasks = group._tasks
-  for i = 1, #tasks do
-    if not is_done(tasks[i]) then own(tasks[i]) end
-  end
-end
-
 local function raise_errors(group)
   -- Cancelled from outside as well: have it raised at the next wait, with the
   -- count as it was.
@@ -184,12 +184,15 @@ local function raise_errors(group)
     parent:uncancel()
     parent:cancel()
   end
-  error(errors.ExceptionGroup("unhandled errors in a TaskGroup", { exceptions = group._errors }))
+  local err = errors.ExceptionGroup("unhandled errors in a TaskGroup", { exceptions = group._errors })
+  failed_tasks[err] = group._failed
+  error(err)
 end
 
 function TaskGroup:__close(err)
   if self._state ~= "open" then return end
   self._state = "closing"
+  if self._watch then self._watch.closed = true end
   local cancellation
   if iscancel(err) then cancellation = err end
   if err ~= nil and not self._aborting then abort(self) end
@@ -197,10 +200,11 @@ function TaskGroup:__close(err)
     cancellation = wait_for_tasks(self, cancellation)
   elseif self._live > 0 then
     if not self._aborting then abort(self) end
-    give_away(self)
+    owned.hand_over(self._tasks)
   end
   self._state = "ended"
-  if core.issentinel(err) then return end
+  -- A kill on its way out is not to be replaced by anything.
+  if issentinel(err) then return end
   if self._parent_cancelled and self._parent:uncancel() == 0 then
     self._swallow = cancellation
     cancellation = nil
@@ -228,6 +232,14 @@ local function settle(group, ok, ...)
 end
 
 local task_group = {}
+
+---The tasks that failed with the errors of a group that a TaskGroup has raised,
+---by the places of the errors; or nil.
+---@param err perilune.ExceptionGroup
+---@return table<integer, perilune.Task>?
+function task_group.failed_tasks(err)
+  return failed_tasks[err]
+end
 
 ---Makes a task group, which waits for its tasks at the end of the block:
 ---`local group <close> = peri.TaskGroup()`. Or, given a function, calls it with a

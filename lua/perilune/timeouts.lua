@@ -9,11 +9,12 @@
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+local unclosed = require "perilune.unclosed"
 
 local error, pcall, rawequal, setmetatable =
   error, pcall, rawequal, setmetatable
 local current_task, get_running_loop = core.current_task, core.get_running_loop
-local iscancel = core.iscancel
+local iscancel, issentinel = core.iscancel, core.issentinel
 local RuntimeError, TimeoutError = errors.RuntimeError, errors.TimeoutError
 
 ---A time limit, from where it was made to the end of its block.
@@ -27,7 +28,7 @@ local function expire(scope)
 end
 
 local function new_scope(name)
-  local task = current_task()
+  local loop, task = get_running_loop(), current_task()
   if not task then
     error(RuntimeError(name .. ": a time limit needs a task around it"))
   end
@@ -36,6 +37,7 @@ local function new_scope(name)
     _cancelling = task:cancelling(),
     _state = "active",
     _name = name,
+    _watch = unclosed.watch(loop, "timeout scope"),
     -- Set later; named so that the table has room for them.
     _timer = nil, -- its handle knows the deadline, unless `_when` does
     _when = nil,
@@ -98,12 +100,14 @@ function Timeout:expired()
 end
 
 function Timeout:__close(err)
+  if self._watch then self._watch.closed = true end
   if self._state == "active" then
     self._state = "finished"
     if self._timer then self._timer:cancel() end
   elseif self._state == "expiring" then
     self._state = "expired"
-    if self._task:uncancel() <= self._cancelling and iscancel(err) then
+    -- A kill is a cancellation, too, but not to be replaced by anything.
+    if self._task:uncancel() <= self._cancelling and iscancel(err) and not issentinel(err) then
       local late = TimeoutError(nil, { cause = err })
       self._raised = late
       error(late)

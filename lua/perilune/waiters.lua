@@ -6,10 +6,10 @@
 --
 --   * A waiter stands in its queue from the moment it parks until it is woken
 --     by `wake` or leaves; `next` is nil outside of a queue.
---   * Whatever ends the wait, the waiter leaves exactly once, in its `__close`:
---     after a wake-up, a cancellation or a kill (which no pcall stops).
+--   * Where something is raised instead of the wake-up, a cancellation or a kill
+--     (which no pcall stops), the waiter leaves in its `__close`.
 --   * A waiter that was woken and is then cancelled still holds what it was
---     woken for. Its kind's `leave` function passes that on.
+--     woken for. Its kind's `give_up` function passes that on.
 --
 -- The wait stands under a pcall, so that `__close` runs at once even inside a
 -- coroutine of the script's that is about to die of the error: Lua would run it
@@ -19,7 +19,8 @@ local core = require "perilune._core"
 local error, pcall, setmetatable = error, pcall, setmetatable
 local create_future = core.create_future
 local Future = core.Future
-local await, is_done, set_result = Future.await, Future.done, Future.set_result
+local await, is_done, is_cancelled, set_result =
+  Future.await, Future.done, Future.cancelled, Future.set_result
 
 -- Stands in `prev` of a waiter that has got what it waited for.
 local SERVED <const> = true
@@ -38,17 +39,20 @@ function waiters.init(queue)
   return queue
 end
 
----Makes a kind of waiter. `leave(queue, waiter, failed)` is called when the
----wait has ended, `failed` telling that something was raised instead.
----@param leave? fun(queue: table, waiter: table, failed: boolean)
-function waiters.kind(leave)
+---Makes a kind of waiter. `give_up(queue, woken)` is called when the wait has
+---ended by an error, `woken` telling that the wake-up had come already.
+---@param give_up? fun(queue: table, woken: boolean)
+function waiters.kind(give_up)
   local kind = {}
   -- The error stays a parameter, in its place: a killed task may wait only
   -- where the kill is seen as the second argument of a __close.
   function kind.__close(waiter, err) -- luacheck: no unused args
-    local failed = waiter.prev ~= SERVED
+    if waiter.prev == SERVED then return end
     if waiter.next then unlink(waiter) end
-    if leave then leave(waiter.queue, waiter, failed) end
+    if give_up then
+      local future = waiter.future
+      give_up(waiter.queue, is_done(future) and not is_cancelled(future))
+    end
   end
   return kind
 end

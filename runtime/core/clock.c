@@ -40,6 +40,12 @@ int64_t peri__clock_now(const peri_clock *clock)
   return clock->base + (int64_t)((double)gone * clock->scale);
 }
 
+int64_t peri__clock_after(const peri_clock *clock, int64_t duration)
+{
+  int64_t now = peri__clock_now(clock);
+  return duration > INT64_MAX - now ? INT64_MAX : now + duration;
+}
+
 int64_t peri__clock_real_delay(const peri_clock *clock, int64_t deadline)
 {
   if (clock->kind != PERI_CLOCK_REAL || clock->paused || clock->scale <= 0)
@@ -185,7 +191,8 @@ static int l_clock_advance(lua_State *L)
     return peri__arg_error(L, rt, PERI_ERR_VALUE, 2,
                            "a clock cannot go back");
   if (!clock->paused)
-    clock->base += peri__nanoseconds(seconds * (lua_Number)clock->scale);
+    clock->base = peri__clock_after(
+        clock, peri__nanoseconds(seconds * (lua_Number)clock->scale));
   peri__wake(rt);
   return 0;
 }

@@ -204,6 +204,7 @@ enum {
   PERI_T_OWES = 1 << 6,     /* has futures to wait for before it ends */
   PERI_T_NAMED = 1 << 7,    /* rt's table of names has its name */
   PERI_T_TOPLEVEL = 1 << 8, /* the script itself: may run other loops */
+  PERI_T_UNWINDS = 1 << 10, /* a kill has been raised in it */
   PERI_T_CONTEXT = 1 << 9   /* has a context of its own, not just the loop */
 };
 
@@ -303,6 +304,7 @@ struct peri_run_record {
   X(OWED)             /* weak: task to a list of futures */                    \
   X(TRACE_ERROR)      /* the error on its way, and its trace */                \
   X(TRACE)                                                                     \
+  X(KILLS)            /* weak: coroutine to its stack (kill.c) */              \
   X(KILL)             /* the sentinels */                                      \
   X(EXIT)                                                                      \
   X(INTERRUPT)                                                                 \
@@ -358,6 +360,7 @@ struct peri_runtime {
   const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock;
   const void *sentinel[PERI_SENTINEL_COUNT];
+  lua_CFunction debug_traceback; /* the stock one */
 
   /* Set from other threads and signal handlers. */
   atomic_int attention;  /* posts or interrupts have come */
@@ -468,6 +471,10 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
                         const char *message);
 
+/* kill.c: raises a sentinel; whether killed code may wait, since it unwinds */
+int peri__throw_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which);
+bool peri__unwinds(lua_State *L, peri_runtime *rt);
+
 /* trace.c */
 void peri__trace_open(lua_State *L, peri_runtime *rt);
 /* Message handler of tasks and callbacks: error -> error, its frames kept. */
@@ -509,6 +516,8 @@ static inline bool peri__timer_first(const peri_clock *clock, int64_t *deadline)
 void peri__clock_open(lua_State *L, peri_runtime *rt);
 peri_clock *peri__clock_check(lua_State *L, peri_runtime *rt, int arg);
 int64_t peri__clock_now(const peri_clock *clock);
+/* When a duration from now ends. */
+int64_t peri__clock_after(const peri_clock *clock, int64_t duration);
 /* Nanoseconds of real time until the deadline; INT64_MAX: it depends on
  * somebody's advance(). */
 int64_t peri__clock_real_delay(const peri_clock *clock, int64_t deadline);

@@ -106,11 +106,10 @@ static int handed(lua_State *L, peri_runtime *rt, int top)
 
 /* -- Who may be resumed ------------------------------------------------------------ */
 
-static lua_State *check_coroutine(lua_State *L, peri_runtime *rt)
+static lua_State *check_coroutine(lua_State *L)
 {
   lua_State *co = lua_tothread(L, 1);
-  if (peri_unlikely(co == NULL))
-    peri__arg_type_error(L, rt, 1, "coroutine");
+  luaL_argexpected(L, co != NULL, 1, "coroutine");
   return co;
 }
 
@@ -169,7 +168,7 @@ static int resume_k(lua_State *L, int status, lua_KContext ctx)
 static int l_resume(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  lua_State *co = check_coroutine(L, rt);
+  lua_State *co = check_coroutine(L);
   int nargs = lua_gettop(L) - 1;
   if (peri_unlikely(push_refusal(L, rt, co, nargs))) {
     lua_pushboolean(L, false);
@@ -252,10 +251,10 @@ static int l_create(lua_State *L)
 
 static int l_wrap(lua_State *L)
 {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_insert(L, 1);
-  lua_settop(L, 2);
-  luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_State *co = lua_newthread(L);
   lua_pushvalue(L, 2);
   lua_xmove(L, co, 1);
@@ -296,7 +295,7 @@ static const char *status_of(lua_State *L, lua_State *co)
 
 static int l_status(lua_State *L)
 {
-  lua_State *co = check_coroutine(L, peri__rt(L));
+  lua_State *co = check_coroutine(L);
   lua_pushstring(L, status_of(L, co));
   return 1;
 }
@@ -314,7 +313,7 @@ static int l_running(lua_State *L)
 static int l_isyieldable(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  lua_State *co = lua_isnone(L, 1) ? L : check_coroutine(L, rt);
+  lua_State *co = lua_isnone(L, 1) ? L : check_coroutine(L);
   bool task_level = rt->task != NULL && rt->task->co == co;
   lua_pushboolean(L, !task_level && lua_isyieldable(co));
   return 1;
@@ -339,7 +338,7 @@ int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co)
 static int l_close(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  lua_State *co = check_coroutine(L, rt);
+  lua_State *co = check_coroutine(L);
   if (push_waiting(L, rt, co)) {
     lua_pushfstring(L, "cannot close: %s", lua_tostring(L, -1));
     return lua_error(L);
@@ -382,15 +381,48 @@ static int l_pcall(lua_State *L)
   return finish_pcall(L, status, 0);
 }
 
-static int l_xpcall(lua_State *L)
+/* Message handlers of the script's do not see what is not for them to change:
+ * the sentinels, and in peri.xpcall cancellations. */
+enum { HANDLER = 2, LETS_CANCEL = 3 };
+
+static int handle_message(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  if (peri__sentinel_of(L, rt, 1) != PERI_SENTINEL_NONE)
+    return 1;
+  if (lua_toboolean(L, lua_upvalueindex(LETS_CANCEL)) &&
+      peri__is_cancelled_error(L, rt, 1))
+    return 1;
+  if (lua_tocfunction(L, lua_upvalueindex(HANDLER)) == rt->debug_traceback) {
+    if (lua_isstring(L, 1))
+      luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+  }
+  lua_pushvalue(L, lua_upvalueindex(HANDLER));
+  lua_insert(L, 1);
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+static int xpcall_with(lua_State *L, bool lets_cancel, lua_KFunction finish)
 {
   int n = lua_gettop(L);
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushvalue(L, 2);
+  lua_pushboolean(L, lets_cancel);
+  lua_pushcclosure(L, handle_message, 3);
+  lua_replace(L, 2);
   lua_pushboolean(L, true);
   lua_pushvalue(L, 1);
   lua_rotate(L, 3, 2);
-  int status = lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, finish_pcall);
-  return finish_pcall(L, status, 2);
+  int status = lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, finish);
+  return finish(L, status, 2);
+}
+
+static int l_xpcall(lua_State *L)
+{
+  return xpcall_with(L, false, finish_pcall);
 }
 
 /* peri.pcall and peri.xpcall: the same, but a CancelledError goes through. */
@@ -414,13 +446,7 @@ static int l_peri_pcall(lua_State *L)
 
 static int l_peri_xpcall(lua_State *L)
 {
-  int n = lua_gettop(L);
-  luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_pushboolean(L, true);
-  lua_pushvalue(L, 1);
-  lua_rotate(L, 3, 2);
-  int status = lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, finish_peri_pcall);
-  return finish_peri_pcall(L, status, 2);
+  return xpcall_with(L, true, finish_peri_pcall);
 }
 
 static const luaL_Reg coroutine_functions[] = {
@@ -444,6 +470,13 @@ static void patch_table(lua_State *L, peri_runtime *rt, const luaL_Reg *list)
 void peri__coroutine_open(lua_State *L, peri_runtime *rt, unsigned patch)
 {
   peri__register(L, rt, functions);
+  lua_getglobal(L, LUA_DBLIBNAME);
+  if (lua_istable(L, -1)) {
+    lua_getfield(L, -1, "traceback");
+    rt->debug_traceback = lua_tocfunction(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
   if (patch & PERI_PATCH_PCALL) {
     lua_pushglobaltable(L);
     patch_table(L, rt, protected_calls);

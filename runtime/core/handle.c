@@ -147,7 +147,7 @@ static int l_call_later(lua_State *L)
   int64_t duration = delay > 0 ? peri__nanoseconds(delay) : 0;
   int64_t now = peri__clock_now(clock);
   return start_timer(L, rt, loop, clock, (lua_Number)now / 1e9 + delay,
-                     now + duration, duration);
+                     peri__clock_after(clock, duration), duration);
 }
 
 static int l_call_at(lua_State *L)

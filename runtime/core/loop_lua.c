@@ -22,10 +22,8 @@ static int throw_running(lua_State *L, peri_runtime *rt, peri_loop *loop)
 static int conclude(lua_State *L, peri_runtime *rt)
 {
   peri_run_record *run = lua_touserdata(L, RUN_RECORD);
-  if (run->abort != PERI_SENTINEL_NONE) {
-    peri__push_sentinel(L, rt, run->abort);
-    return lua_error(L);
-  }
+  if (run->abort != PERI_SENTINEL_NONE)
+    return peri__throw_sentinel(L, rt, run->abort);
   if (run->goal == NULL)
     return 0;
   if (run->goal->state == PERI_PENDING)

@@ -159,8 +159,7 @@ static void interrupt_hook(lua_State *L, lua_Debug *ar)
     return;
   atomic_store(&rt->interrupts, 0);
   rt->interrupt_stage = 2;
-  peri__push_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
-  lua_error(L);
+  peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
 }
 
 int peri_interrupt(peri_runtime *rt)

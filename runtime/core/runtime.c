@@ -156,8 +156,7 @@ static int l_exit(lua_State *L)
   else
     code = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
   rt->exit_code = code;
-  peri__push_sentinel(L, rt, PERI_SENTINEL_EXIT);
-  return lua_error(L);
+  return peri__throw_sentinel(L, rt, PERI_SENTINEL_EXIT);
 }
 
 static void patch_exit(lua_State *L, peri_runtime *rt)
@@ -250,6 +249,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   weak_table(L, rt, PERI_REF_OBJECTS, "v");
   weak_table(L, rt, PERI_REF_OWED, "k");
   weak_table(L, rt, PERI_REF_NAMES, "k");
+  weak_table(L, rt, PERI_REF_KILLS, "k");
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_BASE);
   peri__error_open(L, rt);

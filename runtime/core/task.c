@@ -145,7 +145,9 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
     rt->abort = sentinel;
   leave(L, rt, task);
   if (sentinel != PERI_SENTINEL_NONE) {
-    peri__future_settle_cancelled(L, rt, idx, true);
+    /* for those who await it, a cancellation like any other */
+    lua_getfield(L, -1, "message");
+    peri__future_settle_cancelled(L, rt, idx, false);
   } else if (peri__is_cancelled_error(L, rt, -1)) {
     peri__future_settle_cancelled(L, rt, idx, true);
   } else {
@@ -355,14 +357,19 @@ static void close_coroutines(lua_State *L, peri_runtime *rt, peri_task *task)
   peri__close_coroutine(L, rt, task->co);
 }
 
-/* The root itself failed: out of memory, or no C stack left. The error is on
- * top of the coroutine's stack. */
-static void root_failed(lua_State *L, peri_runtime *rt, peri_task *task)
+/* The root itself failed: out of memory, or no C stack left, which a first
+ * step may find before there is a root (the task is at idx then). The error is
+ * on top of the coroutine's stack. */
+static void root_failed(lua_State *L, peri_runtime *rt, peri_task *task,
+                        int idx)
 {
   peri_loop *loop = task->future.loop;
   int anchor = task->anchor, top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
-  peri__push_task(L, task);
+  if (idx != 0)
+    lua_pushvalue(L, idx);
+  else
+    peri__push_task(L, task);
   lua_xmove(task->co, L, 1);
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING)
@@ -392,13 +399,13 @@ static void stray_yield(peri_task *task)
 /* The task may be garbage once its coroutine has ended: what is needed of it is
  * read before anything can collect it. */
 static void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
-                    int status)
+                    int status, int idx)
 {
   if (peri_likely(status == LUA_OK)) {
     give_coroutine(L, rt, task->future.loop, task->co, task->anchor,
                    task->flags);
   } else if (status != LUA_YIELD) {
-    root_failed(L, rt, task);
+    root_failed(L, rt, task, idx);
   } else if (task->wait == PERI_WAIT_NONE) {
     stray_yield(task);
   }
@@ -407,7 +414,7 @@ static void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
 void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
 {
   enum { ORDINARY = PERI_T_STARTED, LOOK_AT = ORDINARY | PERI_T_MUST_CANCEL };
-  int status, n;
+  int status, n, top = 0; /* where an unstarted task is kept on the stack */
   rt->task = task;
   task->wait = PERI_WAIT_NONE;
   if (peri_likely((task->flags & LOOK_AT) == ORDINARY &&
@@ -419,10 +426,17 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
     if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
       return;
   } else {
+    if (!(task->flags & PERI_T_STARTED)) {
+      lua_checkstack(L, 4);
+      peri__push_task(L, task);
+      top = lua_gettop(L);
+    }
     status = resume(L, rt, task);
     rt->task = NULL;
   }
-  stepped(L, rt, task, status);
+  stepped(L, rt, task, status, top);
+  if (top != 0)
+    lua_settop(L, top - 1);
 }
 
 static void step_inside(lua_State *L, peri_runtime *rt, peri_task *task)
@@ -500,6 +514,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
                        int message_idx)
 {
   int top = lua_gettop(L);
+  size_t links = 0;
   idx = lua_absindex(L, idx);
   luaL_checkstack(L, 8, NULL);
   for (;;) {
@@ -519,6 +534,10 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
     if (co != L)
       lua_xmove(co, L, 1);
     peri_future *awaited = lua_touserdata(L, -1);
+    if (links++ > task->future.loop->task_count) { /* they await each other */
+      task->flags |= PERI_T_MUST_CANCEL;
+      break;
+    }
     if (awaited->kind == PERI_KIND_TASK && awaited->state == PERI_PENDING) {
       lua_insert(L, top + 1);
       lua_settop(L, top + 1);
@@ -572,8 +591,8 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING) {
     leave(L, rt, task);
-    peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
-    peri__future_settle_cancelled(L, rt, top + 1, true);
+    lua_pushliteral(L, "killed");
+    peri__future_settle_cancelled(L, rt, top + 1, false);
   }
   peri__unanchor(L, loop, anchor);
   lua_settop(L, top);

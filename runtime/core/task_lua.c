@@ -89,7 +89,9 @@ static int throw_not_callable(lua_State *L, peri_runtime *rt, int first)
     return peri__throw(L, rt, PERI_ERR_TYPE,
                        "a task needs a function or a coroutine object, got a "
                        "future (ensure_future takes any awaitable)");
-  return peri__arg_type_error(L, rt, first, "function or coroutine object");
+  return peri__throw(L, rt, PERI_ERR_TYPE,
+                     "a task needs a function or a coroutine object, got a %s",
+                     luaL_typename(L, first));
 }
 
 /* Puts the function and arguments of the coroutine object or function at
@@ -334,7 +336,16 @@ static int first_stage(lua_State *L)
   return 0;
 }
 
-/* Calls fn(task) after a time, unless the loop closes before. */
+static int forget_timer(lua_State *L)
+{
+  lua_getfield(L, lua_upvalueindex(1), "cancel");
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+/* Calls fn(task), the task at 1, after a time, unless the task ends or the
+ * loop closes before. */
 static void after(lua_State *L, peri_runtime *rt, peri_task *task,
                   lua_Number seconds, lua_CFunction fn)
 {
@@ -346,7 +357,12 @@ static void after(lua_State *L, peri_runtime *rt, peri_task *task,
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, fn, 1);
   lua_pushvalue(L, 1);
-  lua_call(L, 4, 0);
+  lua_call(L, 4, 1);
+  lua_pushcclosure(L, forget_timer, 1);
+  lua_getfield(L, 1, "add_done_callback");
+  lua_pushvalue(L, 1);
+  lua_rotate(L, -3, -1);
+  lua_call(L, 2, 0);
 }
 
 static lua_Number check_grace(lua_State *L, peri_runtime *rt, int arg)
@@ -376,8 +392,7 @@ static int l_kill(lua_State *L)
   if (task == rt->task) {
     task->flags |= PERI_T_KILLED;
     after(L, rt, task, grace, second_stage);
-    peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
-    return lua_error(L);
+    return peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
   }
   if (first)
     peri__task_kill(L, rt, task, PERI_SENTINEL_KILL);

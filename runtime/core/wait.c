@@ -137,35 +137,6 @@ static int throw_cannot_wait(lua_State *L, peri_runtime *rt, const char *what)
   return throw_boundary(L, rt, what, L);
 }
 
-static bool has_sentinel(lua_State *L, peri_runtime *rt, lua_State *co)
-{
-  lua_Debug ar;
-  for (int level = 0; lua_getstack(co, level, &ar); level++) {
-    if (lua_getlocal(co, &ar, 2) == NULL)
-      continue;
-    if (co != L)
-      lua_xmove(co, L, 1);
-    bool found = peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE;
-    lua_pop(L, 1);
-    if (found)
-      return true;
-  }
-  return false;
-}
-
-/* A killed task may wait only in the __close that the kill runs: there the
- * second argument of some function is the sentinel. */
-static bool unwinds(lua_State *L, peri_runtime *rt)
-{
-  peri_frames *frames = rt->task->frames;
-  if (has_sentinel(L, rt, L) || has_sentinel(L, rt, rt->task->co))
-    return true;
-  for (int i = 0; frames != NULL && i < frames->n; i++)
-    if (has_sentinel(L, rt, frames->v[i].co))
-      return true;
-  return false;
-}
-
 bool peri__can_wait(lua_State *L, peri_runtime *rt)
 {
   return rt->task != NULL && L == rt->current && lua_isyieldable(L) &&
@@ -178,10 +149,8 @@ void peri__wait_refuse(lua_State *L, peri_runtime *rt, const char *what)
   peri_task *task = rt->task;
   if (task == NULL || L != rt->current || !lua_isyieldable(L))
     throw_cannot_wait(L, rt, what);
-  if (task->flags & PERI_T_KILLED && !unwinds(L, rt)) {
-    peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
-    lua_error(L);
-  }
+  if (task->flags & PERI_T_KILLED && !peri__unwinds(L, rt))
+    peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
 }
 
 /* -- Suspending and going on --------------------------------------------------- */
@@ -191,12 +160,8 @@ int peri__raise_outcome(lua_State *L, peri_runtime *rt)
   peri_task *task = rt->task;
   int outcome = task->outcome;
   task->outcome = PERI_OUTCOME_OK;
-  if (outcome == PERI_OUTCOME_KILL) {
-    peri__push_sentinel(L, rt,
-                        rt->abort != PERI_SENTINEL_NONE ? rt->abort
-                                                        : PERI_SENTINEL_KILL);
-    return lua_error(L);
-  }
+  if (outcome == PERI_OUTCOME_KILL)
+    return peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
   lua_checkstack(L, 4);
   peri__push_task(L, task);
   lua_getiuservalue(L, -1, PERI_UV_RESULT); /* the message */
@@ -252,7 +217,7 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
   }
   peri_clock *clock = task->clock;
   int64_t duration = peri__nanoseconds(delay);
-  int64_t deadline = peri__clock_now(clock) + duration;
+  int64_t deadline = peri__clock_after(clock, duration);
   task->timer.loop = task->future.loop;
   if (!peri__timer_start(clock, &task->timer, deadline, duration))
     return luaL_error(L, "not enough memory");

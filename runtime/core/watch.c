@@ -186,8 +186,12 @@ static void pack_call(lua_State *L, int first)
 
 static int check_descriptor(lua_State *L, peri_runtime *rt, int arg)
 {
-  if (lua_isinteger(L, arg))
-    return (int)lua_tointeger(L, arg);
+  if (lua_isinteger(L, arg)) {
+    lua_Integer fd = lua_tointeger(L, arg);
+    if (fd < 0 || fd > INT32_MAX)
+      peri__arg_error(L, rt, PERI_ERR_VALUE, arg, "not a descriptor");
+    return (int)fd;
+  }
   luaL_Stream *stream = luaL_testudata(L, arg, LUA_FILEHANDLE);
   if (stream == NULL || stream->closef == NULL)
     peri__arg_type_error(L, rt, arg, "descriptor or open file");

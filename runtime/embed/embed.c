@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../core/core.h"
+#include "../pool/pool.h"
 
 /* Lua's allocator for peri_new, with the host's limit. */
 typedef struct peri_heap {
@@ -322,6 +323,30 @@ static bool options_fit(const peri_options *options)
   return options->size == sizeof *options;
 }
 
+static int preload_pool(lua_State *L)
+{
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushcfunction(L, peri__pool_open);
+  lua_setfield(L, -2, "perilune._pool");
+  return 0;
+}
+
+/* The core, and what stands beside it. */
+static int attach(peri_runtime **out, lua_State *L, const peri_options *options,
+                  bool own_state)
+{
+  int status = peri__attach(out, L, options, own_state);
+  if (status != PERI_OK)
+    return status;
+  lua_pushcfunction(L, preload_pool);
+  if (lua_pcall(L, 0, 0, 0) == LUA_OK)
+    return PERI_OK;
+  lua_pop(L, 1);
+  peri__detach(*out);
+  *out = NULL;
+  return PERI_ENOMEM;
+}
+
 int peri_new(peri_runtime **out, const peri_options *options)
 {
   peri_options defaults;
@@ -344,7 +369,7 @@ int peri_new(peri_runtime **out, const peri_options *options)
   lua_pushcfunction(L, open_libraries);
   int status = lua_pcall(L, 0, 0, 0) == LUA_OK ? PERI_OK : PERI_ENOMEM;
   if (status == PERI_OK)
-    status = peri__attach(out, L, options, true);
+    status = attach(out, L, options, true);
   if (status != PERI_OK) {
     lua_close(L);
     free_heap(heap);
@@ -359,7 +384,7 @@ int peri_attach(peri_runtime **out, lua_State *L, const peri_options *options)
   if (out == NULL || L == NULL || (options != NULL && !options_fit(options)))
     return PERI_EINVAL;
   *out = NULL;
-  return peri__attach(out, L, options, false);
+  return attach(out, L, options, false);
 }
 
 /* Ends what is left of the main task, as its run would have. */

@@ -23,7 +23,7 @@ static void attach(lua_State *L)
   options.debug = debug != NULL && strcmp(debug, "") != 0 &&
                   strcmp(debug, "0") != 0;
   options.log = log_to_stderr;
-  int status = peri__attach(&rt, L, &options, false);
+  int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
     luaL_error(L, "not enough memory");
   if (status != PERI_OK)

@@ -1,0 +1,19 @@
+---@meta
+-- luacheck: ignore
+
+---A call that has not begun; it is made when the object is awaited, or as a task.
+---
+---Python: a coroutine object.
+---@class perilune.Coroutine
+local Coroutine = {}
+
+---Makes the call, in the same task, and returns what it returns.
+---
+---Raises RuntimeError if it was made before.
+---@return any ...
+---@async
+function Coroutine:await() end
+
+---Gives the call up. In debug mode an object that was neither awaited nor closed
+---is reported.
+function Coroutine:close() end

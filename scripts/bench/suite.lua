@@ -1,0 +1,209 @@
+-- What is measured: for each benchmark its cases, for each case the programs to
+-- be run in turn, what their lines of output mean, and the aims.
+--
+-- A case      title
+--             columns   { key, heading } of what the programs print; the first
+--                       is the one that ratios are taken of
+--             base      label of the program that ratios are taken to, if any
+--             programs  { label, runtime, args, ... }: the runtime names the file
+--                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua) in
+--                       the benchmark's directory; with `starts` the runtime
+--                       itself is started that often and timed from outside
+--             aims      { of = label, key = column, ratio = to the base } or
+--                       { of = label, key = column, limit = in its own unit }
+local suite = {}
+
+local function switch(n, many)
+  return {
+    title = ("switch: sleep(0), %s tasks"):format(many),
+    columns = { { "ns", "ns per switch" } },
+    base = "floor: C lua_resume of Lua loops",
+    programs = {
+      { "floor: C lua_resume of Lua loops", "floor", n .. " 5000000" },
+      { "floor: same, libuv polled each 64 rounds", "floor", n .. " 5000000 64" },
+      { "perilune: sleep(0)", "perilune", n .. " 5000000" },
+      { "asyncio: sleep(0)", "asyncio", n .. " 200000" },
+      { "node: await null", "node", n .. " 1000000 microtask" },
+      { "node: setImmediate", "node", n .. " 500000 immediate" },
+      { "luv: idle handle and Lua queue", "luv", n .. " 500000" },
+    },
+    aims = { { of = "perilune: sleep(0)", key = "ns", ratio = 1.2 } },
+  }
+end
+
+suite[#suite + 1] = {
+  name = "switch",
+  about = "sleep(0) among 2 and among 1,000 tasks",
+  cases = { switch("2", "2"), switch("1000", "1,000") },
+}
+
+suite[#suite + 1] = {
+  name = "spawn",
+  about = "start and await 1,000,000 no-ops, 10,000 at a time",
+  cases = {
+    {
+      title = "spawn: start and await no-ops, batches of 10,000",
+      columns = { { "ns", "ns per task" } },
+      base = "floor: recycled threads, no reset",
+      programs = {
+        { "floor: recycled threads, no reset", "floor", "recycled 1000000 10000" },
+        { "floor: same, a userdata each", "floor", "handle 1000000 10000" },
+        { "floor: recycled by lua_resetthread", "floor", "reset 1000000 10000" },
+        { "floor: fresh threads", "floor", "fresh 1000000 10000" },
+        { "perilune: create_task, await", "perilune", "task 1000000 10000" },
+        { "perilune: gather of functions", "perilune", "gather 1000000 10000" },
+        { "perilune: spawn, no handle", "perilune", "spawn 1000000 10000" },
+        { "asyncio: create_task, await", "asyncio", "task 200000 10000" },
+        { "asyncio: gather", "asyncio", "gather 200000 10000" },
+        { "node: Promise.all, eager", "node", "eager 1000000 10000" },
+        { "node: Promise.all, await null", "node", "suspend 1000000 10000" },
+        { "luv: coroutines, Lua queue", "luv", "500000 10000" },
+      },
+      aims = {
+        { of = "perilune: create_task, await", key = "ns", limit = 200 },
+        { of = "perilune: gather of functions", key = "ns", limit = 130 },
+      },
+    },
+  },
+}
+
+local function sleepers_aims(label)
+  return { of = label, key = "ms", limit = 150 },
+    { of = label, key = "kb", limit = 1.40 },
+    { of = label, key = "second", limit = 30 }
+end
+
+local tasks_asleep = { sleepers_aims "perilune: create_task" }
+local gather_asleep = { sleepers_aims "perilune: gather of functions" }
+
+suite[#suite + 1] = {
+  name = "sleepers",
+  about = "100,000 sleepers of 1 s: time beyond it, memory, a second wave",
+  cases = {
+    {
+      title = "sleepers: 100,000 of 1 s",
+      columns = {
+        { "ms", "ms beyond 1 s" },
+        { "kb", "KB each" },
+        { "second", "second wave, ms" },
+      },
+      base = "floor: Lua threads, a uv_timer_t each",
+      programs = {
+        { "floor: Lua threads, a uv_timer_t each", "floor", "heap 100000" },
+        { "floor: Lua threads, FIFO, one uv_timer_t", "floor", "fifo 100000" },
+        { "perilune: create_task", "perilune", "task 100000" },
+        { "perilune: gather of functions", "perilune", "gather 100000" },
+        { "asyncio: gather", "asyncio", "100000" },
+        { "node: setTimeout promises", "node", "100000" },
+        { "luv: coroutines, a timer each", "luv", "100000" },
+      },
+      aims = table.move(gather_asleep, 1, 3, 4, tasks_asleep),
+    },
+  },
+}
+
+suite[#suite + 1] = {
+  name = "queue",
+  about = "a queue of 100 between one producer and one consumer",
+  cases = {
+    {
+      title = "queue: capacity 100, one producer, one consumer",
+      columns = { { "ns", "ns per item" } },
+      base = "floor: C ring in a Lua table",
+      programs = {
+        { "floor: C ring in a Lua table", "floor", "function 100 2000000" },
+        { "floor: same, called as q:put, q:get", "floor", "method 100 2000000" },
+        { "perilune: Queue", "perilune", "100 2000000" },
+        { "asyncio: Queue", "asyncio", "100 300000" },
+        { "node: queue by hand", "node", "100 2000000" },
+        { "luv: queue in plain Lua", "luv", "100 2000000" },
+      },
+      aims = { { of = "perilune: Queue", key = "ns", ratio = 1.3 } },
+    },
+  },
+}
+
+suite[#suite + 1] = {
+  name = "gather",
+  about = "gather children that wait once and return a value, 10,000 at a time",
+  cases = {
+    {
+      title = "gather: children that wait once, batches of 10,000",
+      columns = { { "ns", "ns per child" } },
+      base = "floor: recycled threads, results to a table",
+      programs = {
+        { "floor: recycled threads, results to a table", "floor", "1000000 10000" },
+        { "perilune: functions", "perilune", "functions 1000000 10000" },
+        { "perilune: coroutine objects", "perilune", "coroutines 1000000 10000" },
+        { "perilune: tasks", "perilune", "tasks 1000000 10000" },
+        { "asyncio: gather", "asyncio", "200000 10000" },
+        { "node: Promise.all", "node", "1000000 10000" },
+        { "luv: coroutines, Lua queue", "luv", "500000 10000" },
+      },
+      aims = {},
+    },
+  },
+}
+
+suite[#suite + 1] = {
+  name = "startup",
+  about = "start, run an empty script, end",
+  cases = {
+    {
+      title = "startup: an empty script",
+      columns = { { "ms", "ms" } },
+      base = "lua5.4 -e ''",
+      programs = {
+        { "lua5.4 -e ''", "lua", "-e ''", starts = 50 },
+        { "perilune -e ''", "perilune", "-e ''", starts = 50 },
+        { "floor: C host, static Lua and libuv", "floor", "", starts = 50 },
+        { "floor: C host, shared Lua and libuv", "shared-floor", "", starts = 50 },
+        { "lua5.4, require luv", "luv", "-e 'require [[luv]]'", starts = 50 },
+        { "python3, import asyncio", "asyncio", "-c 'import asyncio'", starts = 5 },
+        { "node -e ''", "node", "-e ''", starts = 5 },
+      },
+      aims = { { of = "perilune -e ''", key = "ms", ratio = 1.3 } },
+    },
+  },
+}
+
+-- Operations and the runtimes that have them.
+local cliffs = {
+  { "gather", "floor", "perilune", "asyncio", "node" },
+  { "wait", "perilune", "asyncio" },
+  { "cancel", "floor", "perilune", "asyncio" },
+  { "timers", "floor", "perilune", "asyncio", "node" },
+  { "timers-spread", "floor", "perilune", "asyncio", "node" },
+  { "close", "perilune", "asyncio" },
+}
+local operations =
+  { floor = 1000000, perilune = 1000000, asyncio = 100000, node = 500000 }
+
+local cliff = {
+  title = "cliff: cost of one operation among 100 and among 100,000",
+  columns = {
+    { "cliff", "many / few" },
+    { "few", "ns of 100" },
+    { "many", "ns of 100,000" },
+  },
+  programs = {},
+  aims = {},
+}
+for _, row in ipairs(cliffs) do
+  for i = 2, #row do
+    local label = ("%s: %s"):format(row[i], row[1])
+    local args = ("%s %d"):format(row[1], operations[row[i]])
+    table.insert(cliff.programs, { label, row[i], args })
+    if row[i] == "perilune" then
+      table.insert(cliff.aims, { of = label, key = "cliff", limit = 2 })
+    end
+  end
+end
+
+suite[#suite + 1] = {
+  name = "cliff",
+  about = "gather, wait, cancel, timers, loop close: 100 against 100,000",
+  cases = { cliff },
+}
+
+return suite

@@ -1,0 +1,138 @@
+local peri = require "perilune"
+local support = require "support"
+local raises, trace = support.raises, support.trace
+
+local function after(delay, value)
+  return function()
+    peri.sleep(delay)
+    return value
+  end
+end
+
+describe("map", function()
+  it("gives results in order, so many at a time", function()
+    local running, most = 0, 0
+    local results = peri.map(function(x)
+      running = running + 1
+      most = math.max(most, running)
+      peri.sleep(10 - x)
+      running = running - 1
+      return x * x
+    end, { 1, 2, 3, 4, 5 }, { limit = 2 })
+    assert.same({ n = 5, 1, 4, 9, 16, 25 }, results)
+    assert.equal(2, most)
+  end)
+
+  it("raises the first error, the rest cancelled and waited for", function()
+    local lines, say = trace()
+    local ok, err = pcall(peri.map, function(x)
+      local _ <close> = support.finally(function(e) say(x, peri.iscancel(e)) end)
+      if x == 2 then
+        peri.sleep(1)
+        error("bad", 0)
+      end
+      peri.sleep(60)
+    end, { 1, 2, 3 })
+    assert.is_false(ok)
+    assert.equal("bad", err)
+    assert.same({ "2 false", "1 true", "3 true" }, lines)
+  end)
+end)
+
+describe("race", function()
+  it("gives what the first to succeed returns, and ends the others", function()
+    local lines, say = trace()
+    local value = peri.race {
+      function() error("fails first", 0) end,
+      after(2, "winner"),
+      function()
+        local _ <close> = support.finally(function() say "loser ends" end)
+        peri.sleep(60)
+      end,
+    }
+    assert.equal("winner", value)
+    assert.same({ "loser ends" }, lines)
+  end)
+
+  it("raises all errors when none succeeds", function()
+    local ok, err = pcall(peri.race, {
+      function() peri.sleep(2) error("slow", 0) end,
+      function() peri.sleep(1) error("fast", 0) end,
+    })
+    assert.is_false(ok)
+    assert.is_true(peri.ExceptionGroup:is(err))
+    assert.same({ "fast", "slow" }, err.exceptions)
+    raises(peri.ValueError, "bad argument #1 to 'race' (the list is empty)", peri.race, {})
+  end)
+end)
+
+describe("gather with options", function()
+  it("limits how many run at a time", function()
+    local running, most = 0, 0
+    local list = {}
+    for i = 1, 6 do
+      list[i] = function()
+        running = running + 1
+        most = math.max(most, running)
+        peri.sleep(1)
+        running = running - 1
+        return i
+      end
+    end
+    assert.same({ n = 6, 1, 2, 3, 4, 5, 6 }, peri.gather(list, { limit = 3 }):await())
+    assert.equal(3, most)
+  end)
+
+  it("cancels the others on an error if it is told to", function()
+    local task = peri.create_task(peri.sleep, 60)
+    local gather = peri.gather({ task, function() error("bad", 0) end }, { on_error = "cancel" })
+    local ok, err = pcall(gather.await, gather)
+    assert.is_false(ok)
+    assert.equal("bad", err)
+    assert.is_true(task:cancelled())
+  end)
+end)
+
+describe("as_completed", function()
+  it("gives tasks in the order they end", function()
+    local seen = {}
+    for task in peri.as_completed { after(3, "c"), after(1, "a"), after(2, "b") } do
+      seen[#seen + 1] = task:result()
+    end
+    assert.same({ "a", "b", "c" }, seen)
+  end)
+
+  it("raises TimeoutError for what is not done in time", function()
+    local slow = peri.create_task(peri.sleep, 60)
+    local seen = {}
+    local ok, err = pcall(function()
+      for task in peri.as_completed({ slow, after(1, "a") }, { timeout = 2 }) do
+        seen[#seen + 1] = task:result()
+      end
+    end)
+    assert.is_false(ok)
+    assert.is_true(peri.TimeoutError:is(err))
+    assert.same({ "a" }, seen)
+    slow:cancel()
+    pcall(slow.await, slow)
+  end)
+
+  it("may be left early", function()
+    local slow = peri.create_task(peri.sleep, 60)
+    for task in peri.as_completed { slow, after(1, "a") } do -- luacheck: ignore 512
+      assert.equal("a", task:result())
+      break
+    end
+    assert.equal(0, slow:cancelling())
+    slow:cancel()
+    pcall(slow.await, slow)
+  end)
+end)
+
+describe("run_coroutine_threadsafe", function()
+  it("gives a future of the loop", function()
+    local loop = peri.get_running_loop()
+    local future = peri.run_coroutine_threadsafe(after(1, "x"), loop)
+    assert.equal("x", future:await())
+  end)
+end)

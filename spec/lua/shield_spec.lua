@@ -1,0 +1,87 @@
+local peri = require "perilune"
+local support = require "support"
+local raises, spin = support.raises, support.spin
+
+describe("shield", function()
+  it("passes results and errors on", function()
+    assert.equal("x", peri.shield(peri.create_task(peri.sleep, 1, "x")):await())
+    local fault = {}
+    local shield = peri.shield(peri.create_task(error, fault))
+    local ok, err = pcall(shield.await, shield)
+    assert.is_false(ok)
+    assert.equal(fault, err)
+  end)
+
+  it("takes a function and a coroutine object", function()
+    assert.equal("f", peri.shield(function() return "f" end):await())
+    assert.equal("c", peri.shield(peri.call(peri.sleep, 0, "c")):await())
+  end)
+
+  it("is cancelled without what it shields", function()
+    local inner = peri.create_task(peri.sleep, 5, "value")
+    local shield = peri.shield(inner)
+    assert.is_true(shield:cancel())
+    assert.is_true(shield:cancelled())
+    assert.equal(0, inner:cancelling())
+    assert.equal("value", inner:await())
+  end)
+
+  it("keeps the cancellation of its awaiter from what it shields", function()
+    local inner = peri.create_task(peri.sleep, 5, "value")
+    local outer = peri.create_task(function() return peri.shield(inner):await() end)
+    spin(2)
+    outer:cancel()
+    spin(2)
+    assert.is_true(outer:cancelled())
+    assert.is_false(inner:done())
+    assert.equal("value", inner:await())
+  end)
+
+  it("is cancelled when what it shields is", function()
+    local inner = peri.create_task(peri.sleep, 60)
+    local shield = peri.shield(inner)
+    spin(1)
+    inner:cancel()
+    raises(peri.CancelledError, "", shield.await, shield)
+    assert.is_true(shield:cancelled())
+  end)
+
+  it("that was cancelled has a later error reported", function()
+    local reports = support.reports()
+    local inner = peri.create_task(function()
+      peri.sleep(1)
+      error("lost", 0)
+    end)
+    local shield = peri.shield(inner)
+    spin(1)
+    shield:cancel()
+    peri.sleep(2)
+    inner = nil -- luacheck: ignore
+    support.collect()
+    spin(2)
+    assert.equal(1, #reports)
+    assert.equal("lost", reports[1].exception)
+  end)
+
+  it("keeps its task from being collected", function()
+    local ended = false
+    local outer = peri.create_task(function()
+      peri.shield(function()
+        peri.sleep(5)
+        ended = true
+      end):await()
+    end)
+    spin(2)
+    outer:cancel()
+    spin(2)
+    support.collect()
+    peri.sleep(10)
+    assert.is_true(ended)
+  end)
+
+  it("of a done future is done", function()
+    local future = peri.Future()
+    future:set_result "x"
+    assert.equal(future, peri.shield(future))
+  end)
+end)
