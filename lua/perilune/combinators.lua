@@ -267,7 +267,8 @@ function combinators.gather(list, n, options)
     arguments.wrong_value("gather", 2, ("invalid on_error: %q"):format(tostring(on_error)))
   end
   if options.return_exceptions then
-    arguments.wrong_value("gather", 2, "return_exceptions and on_error = \"cancel\" exclude each other")
+    arguments.wrong_value("gather", 2,
+      "return_exceptions and on_error = \"cancel\" exclude each other")
   end
   for i = 1, n do
     if list[i] == nil then

@@ -121,6 +121,10 @@ end
 ---@param name string
 function errors.find(name) return by_name[name] end
 
+---The class that a class extends, or nil.
+---@param class table
+function errors.parent(class) return parents[class] end
+
 local BaseError = define("BaseError")
 local Error = define("Error", BaseError)
 local RuntimeError = define("RuntimeError", Error)

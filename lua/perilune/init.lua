@@ -94,6 +94,14 @@ local homes <const> = {
   wait_for = "tasks",
 }
 
+-- Pools are loaded when a loop is first asked for one; they then put their own
+-- methods in place of these.
+for _, name in ipairs { "run_in_executor", "set_default_executor" } do
+  core.Loop[name] = function(loop, ...)
+    return require "perilune.futures"[name](loop, ...)
+  end
+end
+
 local function fetch(_, name)
   local home = homes[name]
   if not home then return nil end

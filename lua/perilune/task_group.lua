@@ -157,13 +157,31 @@ function TaskGroup:cancel()
   if self._state == "open" then cancel_parent(self) end
 end
 
+local function wait_once(group)
+  local waiter = create_future()
+  group._waiter = waiter
+  return pcall(await, waiter)
+end
+
+-- In force while a group waits at its end: a kill comes through there, and no
+-- pcall stops it, but the tasks are not to be left alone.
+local Vigil = {}
+
+function Vigil:__close(err) -- luacheck: no unused args
+  local group = self.group
+  if group._live == 0 then return end
+  abort(group)
+  while group._live > 0 and can_wait() do wait_once(group) end
+  if group._live > 0 then owned.hand_over(group._tasks) end
+end
+
 -- Waits for all tasks, whatever comes. Returns the cancellation that told the
 -- group to end, if one did.
 local function wait_for_tasks(group, cancellation)
+  if group._live == 0 then return cancellation end
+  local _ <close> = setmetatable({ group = group }, Vigil)
   while group._live > 0 do
-    local waiter = create_future()
-    group._waiter = waiter
-    local ok, err = pcall(await, waiter)
+    local ok, err = wait_once(group)
     if not ok then
       if not iscancel(err) then error(err, 0) end
       if not group._aborting then
@@ -184,7 +202,9 @@ local function raise_errors(group)
     parent:uncancel()
     parent:cancel()
   end
-  local err = errors.ExceptionGroup("unhandled errors in a TaskGroup", { exceptions = group._errors })
+  local err = errors.ExceptionGroup("unhandled errors in a TaskGroup", {
+    exceptions = group._errors,
+  })
   failed_tasks[err] = group._failed
   error(err)
 end

@@ -265,8 +265,8 @@ local function parse(...)
   if arguments.plain(first) then
     return first, first.n or #first, check_gather_options(2, (select(2, ...)))
   end
-  local last = select(count, ...)
-  if count > 1 and arguments.plain(last) then
+  local last = count > 1 and select(count, ...)
+  if arguments.plain(last) then
     return { ... }, count - 1, check_gather_options(count, last)
   end
   return { ... }, count, nil

@@ -97,7 +97,9 @@ static int l_enter(lua_State *L)
     return peri__throw(L, rt, PERI_ERR_TYPE,
                        "a function cannot be awaited: call it, or await "
                        "call(f, ...)");
-  return peri__arg_type_error(L, rt, 1, "awaitable");
+  return peri__throw(L, rt, PERI_ERR_TYPE,
+                     "bad argument #1 to 'await' (awaitable expected, got %s)",
+                     luaL_typename(L, 1));
 }
 
 /* call(fn, ...) -> coroutine object */

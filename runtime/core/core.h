@@ -19,7 +19,7 @@
  *     loop's table of anchors;
  *   - what a task waits for stands at index 1 of the waiting C function;
  *   - handles and gathers that are pending stand in the table of anchors;
- *   - every future holds its loop, in user value PERI_UV_CONTEXT.
+ *   - every future holds its loop, in user value PERI_UV_LOOP.
  * So a loop that nobody holds goes as a whole, with its tasks.
  */
 #ifndef PERI_CORE_H
@@ -133,7 +133,8 @@ struct peri_clock {
 enum {
   PERI_UV_RESULT = 1,  /* result, error, cancel message */
   PERI_UV_LINKS = 2,   /* callbacks while pending, the trace once failed */
-  PERI_UV_CONTEXT = 3, /* the loop, or a context (which holds it) */
+  PERI_UV_LOOP = 3,
+  PERI_UV_CONTEXT = 4, /* tasks only */
   PERI_UV_CHILDREN = 4 /* gathers only */
 };
 
@@ -191,7 +192,8 @@ typedef enum peri_wait_kind {
 typedef enum peri_outcome {
   PERI_OUTCOME_OK,
   PERI_OUTCOME_CANCEL,
-  PERI_OUTCOME_KILL
+  PERI_OUTCOME_KILL,
+  PERI_OUTCOME_INTERRUPT
 } peri_outcome;
 
 enum {
@@ -205,7 +207,7 @@ enum {
   PERI_T_NAMED = 1 << 7,    /* rt's table of names has its name */
   PERI_T_TOPLEVEL = 1 << 8, /* the script itself: may run other loops */
   PERI_T_UNWINDS = 1 << 10, /* a kill has been raised in it */
-  PERI_T_CONTEXT = 1 << 9   /* has a context of its own, not just the loop */
+  PERI_T_CONTEXT = 1 << 9   /* its context is not empty */
 };
 
 /* The one record of a wait: kind, what (its name), resource, deadline (in the
@@ -309,6 +311,7 @@ struct peri_run_record {
   X(EXIT)                                                                      \
   X(INTERRUPT)                                                                 \
   X(CLASSES)          /* name to error class */                                \
+  X(CONTEXT)          /* the context outside tasks, or false */                \
   X(CORE)             /* the table perilune._core */                           \
   X(CLOCK)            /* the real clock */                                     \
   X(EXCEPTION)        /* default exception handler, or false */                \
@@ -342,6 +345,7 @@ struct peri_runtime {
                            one that cannot wait */
   peri_frames *frames;  /* the running task's; may be NULL */
   peri_frames no_task;  /* the frames outside tasks */
+  bool has_context;     /* outside tasks */
   const char *callback; /* what runs outside tasks, for messages; or NULL */
   lua_State *closing;   /* the innermost coroutine being closed */
   int close_depth;
@@ -386,6 +390,7 @@ struct peri_runtime {
   bool owns_state, closed;
   bool sigpipe_blocked, sigpipe_pending; /* by us; before us */
   struct peri_heap *heap; /* of peri_new, with a limit */
+  bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };
@@ -444,6 +449,9 @@ void peri__error_open(lua_State *L, peri_runtime *rt);
 void peri__push_class(lua_State *L, peri_runtime *rt, peri_error_class class_);
 void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
                       const char *format, ...);
+/* The message of a cancellation on top of the stack (any value, nil for none)
+ * becomes the CancelledError. */
+void peri__push_cancelled(lua_State *L, peri_runtime *rt);
 int peri__throw(lua_State *L, peri_runtime *rt, peri_error_class class_,
                 const char *format, ...);
 int peri__throw_uv(lua_State *L, peri_runtime *rt, const char *syscall,
@@ -597,6 +605,8 @@ void peri__push_task(lua_State *L, peri_task *task);
 /* Pushes the name. The task stands at idx; 0: it has not ended. */
 const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,
                             int idx);
+/* Pushes the current context, nil if it is empty. */
+void peri__push_context(lua_State *L, peri_runtime *rt);
 void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
                             int idx);
 static inline peri_task *peri__node_task(peri_node *node)
@@ -668,6 +678,9 @@ void peri__handle_forget(lua_State *L, peri_runtime *rt, int idx);
  * the exception handler. what names it in messages. */
 void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int nargs, const char *what);
+/* The same in a context, which stands below the function; pops that, too. */
+void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           int nargs, const char *what);
 
 /* loop.c */
 void peri__loop_open(lua_State *L, peri_runtime *rt);

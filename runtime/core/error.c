@@ -63,6 +63,17 @@ void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
   wrap_message(L, rt, class_);
 }
 
+void peri__push_cancelled(lua_State *L, peri_runtime *rt)
+{
+  luaL_checkstack(L, 8, NULL);
+  if (lua_isnil(L, -1))
+    lua_pushliteral(L, "");
+  else
+    peri__describe(L, -1);
+  lua_replace(L, -2);
+  wrap_message(L, rt, PERI_ERR_CANCELLED);
+}
+
 int peri__throw(lua_State *L, peri_runtime *rt, peri_error_class class_,
                 const char *format, ...)
 {
@@ -92,6 +103,27 @@ int peri__throw_uv(lua_State *L, peri_runtime *rt, const char *syscall,
 
 /* -- Arguments ---------------------------------------------------------------- */
 
+/* The name under which the library publishes the running function. */
+static const char *published_name(lua_State *L, peri_runtime *rt)
+{
+  lua_Debug ar;
+  const char *name = NULL;
+  if (!lua_getstack(L, 0, &ar))
+    return NULL;
+  luaL_checkstack(L, 6, NULL);
+  int top = lua_gettop(L);
+  lua_getinfo(L, "f", &ar);
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_pushnil(L);
+  while (name == NULL && lua_next(L, top + 2)) {
+    if (lua_rawequal(L, -1, top + 1) && lua_type(L, -2) == LUA_TSTRING)
+      name = lua_tostring(L, -2); /* the table keeps it */
+    lua_pop(L, 1);
+  }
+  lua_settop(L, top);
+  return name;
+}
+
 int peri__arg_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
                     int arg, const char *message)
 {
@@ -99,7 +131,10 @@ int peri__arg_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
   const char *name = "?";
   if (lua_getstack(L, 0, &ar)) {
     lua_getinfo(L, "n", &ar);
-    if (ar.name != NULL)
+    const char *published = published_name(L, rt);
+    if (published != NULL)
+      name = published;
+    else if (ar.name != NULL)
       name = ar.name;
     if (strcmp(ar.namewhat, "method") == 0 && --arg == 0)
       return peri__throw(L, rt, class_, "calling '%s' on bad self (%s)", name,
@@ -306,9 +341,10 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
   lua_pushlightuserdata(L, loop);
   if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
     const char *text = peri__describe(L, -1);
-    log_line(L, rt, "the exception handler failed: ");
-    log_line(L, rt, text);
-    lua_pop(L, 2);
+    log_line(L, rt, lua_pushfstring(
+                        L, "ERROR perilune: the exception handler failed: %s",
+                        text));
+    lua_pop(L, 3);
   }
   rt->callback = callback;
   rt->task = task;

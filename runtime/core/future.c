@@ -23,7 +23,13 @@ typedef struct peri_link {
   int anchor;
 } peri_link;
 
-enum { LINK_UV_FUNCTION = 1, LINK_UV_FUTURE = 2, LINK_UV_OLDER = 3, LINK_UVS };
+enum {
+  LINK_UV_FUNCTION = 1,
+  LINK_UV_FUTURE = 2,
+  LINK_UV_OLDER = 3,
+  LINK_UV_CONTEXT = 4,
+  LINK_UVS
+};
 
 /* Stands in a failed future's PERI_UV_LINKS: the trace, and the report if the
  * error is never retrieved. */
@@ -81,7 +87,7 @@ peri_future *peri__future_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__push_ref(L, rt, PERI_REF_FUTURE);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, loop_idx);
-  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
+  lua_setiuservalue(L, -2, PERI_UV_LOOP);
   return future;
 }
 
@@ -237,11 +243,7 @@ void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx)
   lua_getiuservalue(L, idx, PERI_UV_RESULT);
   if (future->state == PERI_FAILED || future->flags & PERI_F_ERROR_OBJECT)
     return;
-  if (lua_isnil(L, -1))
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
-  else
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "%s", peri__describe(L, -1));
-  lua_replace(L, -2);
+  peri__push_cancelled(L, rt);
 }
 
 /* The trace of a failure goes with its error, to whoever raises it next. */
@@ -466,6 +468,8 @@ static int l_add_done_callback(lua_State *L)
   peri_link *link = lua_touserdata(L, 3);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
+  peri__push_context(L, rt);
+  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   if (future->state == PERI_PENDING) {
     lua_getiuservalue(L, 1, PERI_UV_LINKS);
     lua_setiuservalue(L, 3, LINK_UV_OLDER);
@@ -533,9 +537,10 @@ void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node)
   lua_replace(L, -2);
   peri__unanchor(L, loop, link->anchor);
   link->anchor = LUA_NOREF;
-  lua_getiuservalue(L, -1, LINK_UV_FUNCTION);
-  lua_getiuservalue(L, -2, LINK_UV_FUTURE);
-  peri__call_protected(L, rt, loop, 1, "a done callback");
+  lua_getiuservalue(L, -1, LINK_UV_CONTEXT);
+  lua_getiuservalue(L, -2, LINK_UV_FUNCTION);
+  lua_getiuservalue(L, -3, LINK_UV_FUTURE);
+  peri__call_in_context(L, rt, loop, 1, "a done callback");
   lua_pop(L, 1);
 }
 

@@ -221,7 +221,7 @@ static peri_gather *gather_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__push_ref(L, rt, PERI_REF_GATHER);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, 4);
-  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
+  lua_setiuservalue(L, -2, PERI_UV_LOOP);
   lua_pushvalue(L, 5);
   lua_setiuservalue(L, -2, PERI_UV_CHILDREN);
   return gather;

@@ -11,7 +11,7 @@ typedef struct peri_handle {
   peri_clock *clock; /* used while the timer runs, else NULL */
   lua_Number when;
   int anchor;
-  int values;
+  int values; /* the function and its arguments; then the loop, the context */
   bool timed, cancelled;
   bool due; /* its timer has fired: it stands in the ready queue */
 } peri_handle;
@@ -60,6 +60,26 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__report_error(L, rt, loop, message);
 }
 
+void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           int nargs, const char *what)
+{
+  int context = lua_gettop(L) - nargs - 1;
+  bool had = rt->has_context;
+  if (peri_likely(lua_isnil(L, context) && !had)) {
+    peri__call_protected(L, rt, loop, nargs, what);
+    lua_pop(L, 1);
+    return;
+  }
+  rt->has_context = !lua_isnil(L, context);
+  lua_pushvalue(L, context);
+  peri__push_ref(L, rt, PERI_REF_CONTEXT);
+  lua_replace(L, context); /* the one before */
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
+  peri__call_protected(L, rt, loop, nargs, what);
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
+  rt->has_context = had;
+}
+
 /* -- Making ---------------------------------------------------------------------- */
 
 /* A handle of the function and arguments from fn to the top, in their place. */
@@ -67,7 +87,7 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                                int fn)
 {
   int n = lua_gettop(L) - fn + 1;
-  peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 1);
+  peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 2);
   *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
   handle->timer.node.kind = PERI_NODE_HANDLE;
   handle->timer.loop = loop;
@@ -76,6 +96,8 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
     lua_setiuservalue(L, fn, i);
   peri__push_loop(L, loop);
   lua_setiuservalue(L, fn, n + 1);
+  peri__push_context(L, rt);
+  lua_setiuservalue(L, fn, n + 2);
   peri__push_ref(L, rt, PERI_REF_HANDLE);
   lua_setmetatable(L, fn);
   lua_pushvalue(L, fn);
@@ -192,12 +214,13 @@ void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node)
   int n = handle->values, top = lua_gettop(L);
   luaL_checkstack(L, n + 8, NULL);
   push_handle(L, handle);
+  lua_getiuservalue(L, top + 1, n + 2);
   for (int i = 1; i <= n; i++)
     lua_getiuservalue(L, top + 1, i);
   release(L, handle, top + 1);
-  peri__call_protected(L, rt, loop, n - 1,
-                       handle->timed ? "a call_later callback"
-                                     : "a call_soon callback");
+  peri__call_in_context(L, rt, loop, n - 1,
+                        handle->timed ? "a call_later callback"
+                                      : "a call_soon callback");
   lua_settop(L, top);
 }
 

@@ -141,7 +141,10 @@ static void run_interrupts(lua_State *L, peri_runtime *rt)
     return;
   }
   rt->interrupt_stage = 2;
-  rt->abort = PERI_SENTINEL_INTERRUPT;
+  if (task != NULL && task->wait != PERI_WAIT_RUN)
+    peri__task_kill(L, rt, task, PERI_SENTINEL_INTERRUPT);
+  else
+    rt->abort = PERI_SENTINEL_INTERRUPT;
 }
 
 void peri__interrupt_reset(peri_runtime *rt)

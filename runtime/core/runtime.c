@@ -252,6 +252,8 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   weak_table(L, rt, PERI_REF_KILLS, "k");
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_BASE);
+  lua_pushboolean(L, false);
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
   peri__error_open(L, rt);
   peri__trace_open(L, rt);
   peri__clock_open(L, rt);
@@ -296,12 +298,29 @@ static void close_loops(lua_State *L, peri_runtime *rt)
   lua_pop(L, 2);
 }
 
+/* What is required after this is a later runtime's. */
+static void forget_modules(lua_State *L)
+{
+  static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
+  for (int i = 0; i < 2; i++) {
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
+    for (const peri_bundled *module = peri__bundle; module->name; module++) {
+      lua_pushnil(L);
+      lua_setfield(L, -2, module->name);
+    }
+    lua_pushnil(L);
+    lua_setfield(L, -2, "perilune._core");
+    lua_pop(L, 1);
+  }
+}
+
 static int close_protected(lua_State *L)
 {
   peri_runtime *rt = lua_touserdata(L, 1);
   lua_settop(L, 0);
   run_closers(L, rt);
   close_loops(L, rt);
+  forget_modules(L);
   return 0;
 }
 
@@ -318,9 +337,6 @@ void peri__detach(peri_runtime *rt)
   if (lua_pcall(L, 1, 0, 0) != LUA_OK)
     lua_pop(L, 1);
   rt->closed = true;
-  peri__realloc(rt, rt->no_task.v,
-                (size_t)rt->no_task.capacity * sizeof *rt->no_task.v, 0);
-  rt->no_task = (peri_frames){0};
   rt->frames = &rt->no_task;
   peri__post_fini(rt);
   free(rt->error);
@@ -329,7 +345,11 @@ void peri__detach(peri_runtime *rt)
 
 static int l_gc(lua_State *L)
 {
-  peri__detach(lua_touserdata(L, 1));
+  peri_runtime *rt = lua_touserdata(L, 1);
+  peri__detach(rt);
+  peri__realloc(rt, rt->no_task.v,
+                (size_t)rt->no_task.capacity * sizeof *rt->no_task.v, 0);
+  rt->no_task = (peri_frames){0};
   return 0;
 }
 
@@ -359,6 +379,9 @@ static int open_protected(lua_State *L)
   lua_setmetatable(L, -2);
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  /* Functions of ours that the script keeps point at it for ever. */
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, rt);
   open_parts(L, rt);
   return 1;
 }

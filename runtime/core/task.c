@@ -229,8 +229,10 @@ static int root(lua_State *co)
     lua_settop(co, 0);
     return 0;
   }
-  if (peri_unlikely(task->outcome == PERI_OUTCOME_KILL)) {
-    peri__push_sentinel(co, rt, PERI_SENTINEL_KILL);
+  if (peri_unlikely(task->outcome != PERI_OUTCOME_OK)) {
+    peri__push_sentinel(co, rt, task->outcome == PERI_OUTCOME_INTERRUPT
+                                    ? PERI_SENTINEL_INTERRUPT
+                                    : PERI_SENTINEL_KILL);
     fail(co, rt, task, ROOT_TASK);
     lua_settop(co, 0);
     return 0;
@@ -259,7 +261,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   int nargs = lua_gettop(L) - fn;
   loop_idx = lua_absindex(L, loop_idx);
   luaL_checkstack(L, 8, NULL);
-  peri_task *task = lua_newuserdatauv(L, sizeof *task, 3);
+  peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
   peri__future_init(&task->future, PERI_KIND_TASK, loop);
   task->timer.node.link.next = NULL;
   task->timer.node.kind = PERI_NODE_TASK;
@@ -277,7 +279,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__push_ref(L, rt, PERI_REF_TASK);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, loop_idx);
-  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
+  lua_setiuservalue(L, -2, PERI_UV_LOOP);
   task->co = take_coroutine(L, loop, &task->anchor);
   lua_State *co = task->co;
   if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
@@ -455,15 +457,12 @@ static void step_inside(lua_State *L, peri_runtime *rt, peri_task *task)
 
 static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
 {
-  peri_task *parent = rt->task;
-  if (parent == NULL || parent->future.loop != task->future.loop)
+  bool any = rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT
+                              : rt->has_context;
+  if (peri_likely(!any) || task->flags & PERI_T_CONTEXT)
     return;
-  if (!(parent->flags & PERI_T_CONTEXT))
-    return;
-  peri__push_task(L, parent);
-  lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
-  lua_setiuservalue(L, -3, PERI_UV_CONTEXT);
-  lua_pop(L, 1);
+  peri__push_context(L, rt);
+  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
   task->flags |= PERI_T_CONTEXT;
 }
 
@@ -525,17 +524,20 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;
     }
-    if (task->wait != PERI_WAIT_FUTURE) {
+    int place = 1; /* of the awaited future in the waiting function */
+    if (task->wait == PERI_WAIT_RUN && ((peri_run_record *)task->resource)->goal)
+      place = 2;
+    else if (task->wait != PERI_WAIT_FUTURE) {
       task->flags |= PERI_T_MUST_CANCEL;
       break;
     }
     lua_State *co = peri__task_innermost(task);
-    lua_pushvalue(co, 1);
+    lua_pushvalue(co, place);
     if (co != L)
       lua_xmove(co, L, 1);
     peri_future *awaited = lua_touserdata(L, -1);
     if (links++ > task->future.loop->task_count) { /* they await each other */
-      task->flags |= PERI_T_MUST_CANCEL;
+      wake_with(task, PERI_OUTCOME_CANCEL);
       break;
     }
     if (awaited->kind == PERI_KIND_TASK && awaited->state == PERI_PENDING) {
@@ -566,7 +568,7 @@ static void kill_hook(lua_State *L, lua_Debug *ar)
 void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
                      peri_sentinel why)
 {
-  (void)L, (void)why, (void)rt;
+  (void)L, (void)rt;
   task->flags |= PERI_T_KILLED;
   if (task->wait == PERI_WAIT_NONE && task->flags & PERI_T_STARTED) {
     lua_sethook(peri__task_innermost(task), kill_hook, LUA_MASKCOUNT, 1);
@@ -574,7 +576,8 @@ void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
   }
   if (task->wait == PERI_WAIT_RUN)
     return;
-  wake_with(task, PERI_OUTCOME_KILL);
+  wake_with(task, why == PERI_SENTINEL_INTERRUPT ? PERI_OUTCOME_INTERRUPT
+                                                 : PERI_OUTCOME_KILL);
 }
 
 void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)

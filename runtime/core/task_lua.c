@@ -532,20 +532,23 @@ static int l_own(lua_State *L)
   return 0;
 }
 
-/* context_get() -> the context of the running task, nil if it is empty;
- * context_set(context) */
+void peri__push_context(lua_State *L, peri_runtime *rt)
+{
+  if (rt->task != NULL && rt->task->flags & PERI_T_CONTEXT) {
+    peri__push_task(L, rt->task);
+    lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
+    lua_replace(L, -2);
+  } else if (rt->task == NULL && rt->has_context) {
+    peri__push_ref(L, rt, PERI_REF_CONTEXT);
+  } else {
+    lua_pushnil(L);
+  }
+}
+
+/* context_get() -> the current context, nil if it is empty */
 static int l_context_get(lua_State *L)
 {
-  peri_runtime *rt = peri__rt(L);
-  if (rt->task == NULL || !(rt->task->flags & PERI_T_CONTEXT)) {
-    if (rt->task == NULL) {
-      lua_getfield(L, LUA_REGISTRYINDEX, "perilune.context");
-      return 1;
-    }
-    return 0;
-  }
-  peri__push_task(L, rt->task);
-  lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
+  peri__push_context(L, peri__rt(L));
   return 1;
 }
 
@@ -561,6 +564,7 @@ void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
   task->flags |= PERI_T_CONTEXT;
 }
 
+/* context_set(context): of the task that runs, or outside tasks */
 static int l_context_set(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -569,7 +573,8 @@ static int l_context_set(lua_State *L)
     peri__task_set_context(L, rt, rt->task, 1);
     return 0;
   }
-  lua_setfield(L, LUA_REGISTRYINDEX, "perilune.context");
+  rt->has_context = !lua_isnil(L, 1);
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
   return 0;
 }
 

@@ -162,13 +162,12 @@ int peri__raise_outcome(lua_State *L, peri_runtime *rt)
   task->outcome = PERI_OUTCOME_OK;
   if (outcome == PERI_OUTCOME_KILL)
     return peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
+  if (outcome == PERI_OUTCOME_INTERRUPT)
+    return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
   lua_checkstack(L, 4);
   peri__push_task(L, task);
   lua_getiuservalue(L, -1, PERI_UV_RESULT); /* the message */
-  if (lua_isnil(L, -1))
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
-  else
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "%s", peri__describe(L, -1));
+  peri__push_cancelled(L, rt);
   return lua_error(L);
 }
 
@@ -275,7 +274,7 @@ static const luaL_Reg functions[] = {
 void peri__wait_open(lua_State *L, peri_runtime *rt)
 {
   peri__register(L, rt, functions);
-  if (peri__own_rt(rt->L) != rt)
+  if (!rt->owns_state)
     return;
   peri__push_ref(L, rt, PERI_REF_CORE);
   lua_pushcfunction(L, l_sleep_own);

@@ -21,6 +21,7 @@ typedef struct peri_watcher {
   int wanted; /* UV_READABLE | UV_WRITABLE; -1: a signal */
   int events; /* what has come */
   bool closing;
+  struct sigaction before; /* a signal's: libuv would leave the default */
   union {
     uv_handle_t handle;
     uv_poll_t poll;
@@ -128,6 +129,13 @@ static void on_closed(uv_handle_t *handle)
   queue(watcher);
 }
 
+static void restore_signal(peri_watcher *watcher)
+{
+  struct sigaction now;
+  if (sigaction(watcher->id, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+    sigaction(watcher->id, &watcher->before, NULL);
+}
+
 static void close_watcher(peri_watcher *watcher)
 {
   if (watcher->closing)
@@ -137,6 +145,8 @@ static void close_watcher(peri_watcher *watcher)
   if (peri__node_listed(&watcher->node))
     peri__node_unlink(&watcher->node);
   uv_close(&watcher->uv.handle, on_closed);
+  if (watcher->wanted < 0)
+    restore_signal(watcher);
 }
 
 /* Leaves the new watcher on the stack, without a handle yet. */
@@ -332,6 +342,7 @@ static int l_add_signal_handler(lua_State *L)
   if (watcher == NULL) {
     watcher = watcher_new(L, rt, loop, number);
     watcher->wanted = -1;
+    sigaction(number, NULL, &watcher->before);
     uv_signal_init(uv, &watcher->uv.signal);
     publish(watcher);
     int code = uv_signal_start(&watcher->uv.signal, on_signal, number);

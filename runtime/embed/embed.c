@@ -56,7 +56,12 @@ static void set_error(peri_runtime *rt, const char *text)
 static int error_text(lua_State *L)
 {
   peri_runtime *rt = peri_of(L);
-  const char *text = peri__describe(L, 1);
+  const char *text;
+  if (lua_isstring(L, 1) || luaL_getmetafield(L, 1, "__tostring"))
+    text = peri__describe(L, 1);
+  else
+    text = lua_pushfstring(L, "(error object is a %s value)",
+                           luaL_typename(L, 1));
   if (lua_isnil(L, 2)) {
     lua_pushstring(L, text);
     return 1;
@@ -214,10 +219,12 @@ static int turns(lua_State *L)
   bool block = lua_toboolean(L, 3);
   uint64_t begin = budget > 0 && !block ? uv_hrtime() : 0;
   while (rt->main_phase != PERI_MAIN_NONE) {
-    peri__turn(L, rt, block);
-    if (rt->main.ended)
+    if (rt->main.ended) {
       advance(L, rt);
-    else if (!block && (budget == 0 || uv_hrtime() - begin >= budget ||
+      continue;
+    }
+    peri__turn(L, rt, block);
+    if (!rt->main.ended && !block && (budget == 0 || uv_hrtime() - begin >= budget ||
                         !peri__has_work(rt)))
       break;
   }
@@ -293,6 +300,24 @@ static void free_heap(peri_heap *heap)
 {
   if (heap != NULL)
     heap->alloc(heap->ud, heap, sizeof *heap, 0);
+}
+
+/* warn("@on") of a state of ours: as Lua's own, to stderr. ud is the runtime. */
+static void warn(void *ud, const char *text, int to_be_continued)
+{
+  peri_runtime *rt = ud;
+  if (!rt->warning_continues && !to_be_continued && *text == '@') {
+    if (strcmp(text, "@on") == 0)
+      rt->warns = true;
+    else if (strcmp(text, "@off") == 0)
+      rt->warns = false;
+    return;
+  }
+  if (rt->warns)
+    fprintf(stderr, "%s%s%s",
+            rt->warning_continues ? "" : "Lua warning: ", text,
+            to_be_continued ? "" : "\n");
+  rt->warning_continues = to_be_continued != 0;
 }
 
 /* NULL and no error: no limit was asked for. */
@@ -376,6 +401,7 @@ int peri_new(peri_runtime **out, const peri_options *options)
     return status;
   }
   (*out)->heap = heap;
+  lua_setwarnf(L, warn, *out);
   return PERI_OK;
 }
 

@@ -153,7 +153,7 @@ static void push_option(lua_State *L, peri_runtime *rt, const char *name)
     lua_getfield(L, 3, name);
   if (!lua_isnil(L, -1) && !lua_isfunction(L, -1))
     peri__throw(L, rt, PERI_ERR_TYPE,
-                "register: a function was expected as %s, got %s", name,
+                "register: function expected as %s, got %s", name,
                 luaL_typename(L, -1));
 }
 

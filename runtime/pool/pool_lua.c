@@ -42,7 +42,7 @@ typedef struct owned_pool {
 /* Its address is the place of the pools in the registry. */
 static const char pools_key = 0;
 
-/* -- The table of pools ------------------------------------------------------------ */
+/* -- The table of pools ---------------------------------------------------- */
 
 static void anchor(lua_State *L, int idx)
 {
@@ -82,7 +82,7 @@ static void unanchor(lua_State *L, const owned_pool *owned)
   lua_pop(L, 1);
 }
 
-/* -- Jobs that are done --------------------------------------------------------------- */
+/* -- Jobs that are done ---------------------------------------------------- */
 
 /* The future at idx, if it may still be given something. */
 static bool is_open(lua_State *L, peri_runtime *rt, int idx)
@@ -223,6 +223,10 @@ static void deliver(lua_State *L, void *argument)
   luaL_checkstack(L, LUA_MINSTACK, "pool");
   if (!push_anchored(L, owned))
     return;
+  if (owned->pool == NULL) { /* collected with its state */
+    lua_pop(L, 1);
+    return;
+  }
   peri_runtime *rt = peri_of(L);
   int idx = lua_gettop(L);
   bool ended = peri__thread_pool_take_done(owned->pool, &owned->done, true);
@@ -234,7 +238,7 @@ static void deliver(lua_State *L, void *argument)
   lua_settop(L, idx - 1);
 }
 
-/* -- Buffers ------------------------------------------------------------------------- */
+/* -- Buffers --------------------------------------------------------------- */
 
 /* A buffer to make a message in; the pool's spare one if there is one. */
 static peri__buffer *push_buffer(lua_State *L, int pool)
@@ -281,11 +285,14 @@ static peri__job *make_job(lua_State *L, int pool)
   return job;
 }
 
-/* -- Pools ------------------------------------------------------------------------------ */
+/* -- Pools ----------------------------------------------------------------- */
 
 static owned_pool *check_pool(lua_State *L)
 {
-  return luaL_checkudata(L, 1, POOL);
+  owned_pool *owned = luaL_checkudata(L, 1, POOL);
+  if (owned->pool == NULL)
+    peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME, "the Lua state is closing");
+  return owned;
 }
 
 /* A copy of a string field of the module package. */
@@ -393,8 +400,8 @@ static int l_submit(lua_State *L)
   return 1;
 }
 
-/* pool:withdraw(job, future): whether it had not begun. The future tells the job
- * from a later one at the same address. */
+/* pool:withdraw(job, future): whether it had not begun. The future tells the
+ * job from a later one at the same address. */
 static int l_withdraw(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -413,7 +420,7 @@ static int l_withdraw(lua_State *L)
   return 1;
 }
 
-/* pool:cancel_queued(): withdraws what has not begun and cancels its futures. */
+/* pool:cancel_queued(): withdraws what has not begun, cancels its futures. */
 static int l_cancel_queued(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -498,7 +505,29 @@ static int l_pool_gc(lua_State *L)
   return 0;
 }
 
-/* When the runtime closes: all threads must have ended before it goes. */
+static void close_pool(owned_pool *owned)
+{
+  if (owned->pool != NULL)
+    peri__thread_pool_close(owned->pool);
+}
+
+static void join_pool(owned_pool *owned)
+{
+  if (owned->pool != NULL)
+    peri__thread_pool_join(owned->pool);
+}
+
+static void each_pool(lua_State *L, int pools, void (*fn)(owned_pool *owned))
+{
+  lua_pushnil(L);
+  while (lua_next(L, pools)) {
+    fn(lua_touserdata(L, -1));
+    lua_pop(L, 1);
+  }
+}
+
+/* When the runtime closes: all threads must have ended before it goes. If its
+ * Lua state closes first, the pools' own finalizers have seen to that. */
 static void close_pools(void *argument)
 {
   peri_runtime *rt = argument;
@@ -506,25 +535,15 @@ static void close_pools(void *argument)
   int top = lua_gettop(L);
   luaL_checkstack(L, LUA_MINSTACK, "pool");
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE) {
-    lua_pushnil(L);
-    while (lua_next(L, top + 1)) {
-      owned_pool *owned = lua_touserdata(L, -1);
-      peri__thread_pool_close(owned->pool);
-      lua_pop(L, 1);
-    }
-    lua_pushnil(L);
-    while (lua_next(L, top + 1)) {
-      owned_pool *owned = lua_touserdata(L, -1);
-      peri__thread_pool_join(owned->pool);
-      lua_pop(L, 1);
-    }
+    each_pool(L, top + 1, close_pool);
+    each_pool(L, top + 1, join_pool);
   }
   lua_pushboolean(L, false);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
   lua_settop(L, top);
 }
 
-/* -- The codec --------------------------------------------------------------------------- */
+/* -- The codec ------------------------------------------------------------- */
 
 /* encode(...) -> bytes */
 static int l_encode(lua_State *L)
@@ -553,7 +572,7 @@ static int l_cpu_count(lua_State *L)
   return 1;
 }
 
-/* -- The module ---------------------------------------------------------------------------- */
+/* -- The module ------------------------------------------------------------ */
 
 static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"withdraw", l_withdraw},

@@ -54,7 +54,7 @@ typedef struct thread_start {
   unsigned number;
 } thread_start;
 
-/* -- Jobs -------------------------------------------------------------------- */
+/* -- Jobs ------------------------------------------------------------------ */
 
 void peri__job_free(peri__job *job)
 {
@@ -70,7 +70,7 @@ void peri__jobs_free(peri_list *jobs)
     peri__job_free((peri__job *)peri__list_shift(jobs));
 }
 
-/* -- The workers' side ---------------------------------------------------------- */
+/* -- The workers' side ----------------------------------------------------- */
 
 /* With the mutex: the job is done. True: the caller is to post. */
 static bool leave_done(peri__thread_pool *pool, peri__job *job)
@@ -188,7 +188,7 @@ static void worker_main(void *argument)
   end_thread(pool);
 }
 
-/* -- The owner's side ------------------------------------------------------------- */
+/* -- The owner's side ------------------------------------------------------ */
 
 peri__thread_pool *peri__thread_pool_new(peri_runtime *owner,
                                          peri__worker_setup *setup,

@@ -29,7 +29,7 @@ typedef struct peri__job {
 void peri__job_free(peri__job *job);
 void peri__jobs_free(peri_list *jobs);
 
-/* -- Workers (worker.c): used by one thread each ------------------------------ */
+/* -- Workers (worker.c): used by one thread each --------------------------- */
 
 /* What every worker's state begins with; not changed once threads run. */
 typedef struct peri__worker_setup {
@@ -52,7 +52,7 @@ int peri__worker_open(peri__worker *worker, char **text);
 void peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
 
-/* -- Pools --------------------------------------------------------------------- */
+/* -- Pools ----------------------------------------------------------------- */
 
 typedef struct peri__thread_pool peri__thread_pool;
 

@@ -2,12 +2,12 @@
  * worker.c: what a worker thread does with a job.
  *
  * A job is the main task of the worker's own loop: it may wait, and make tasks,
- * which are cancelled and waited for when it ends. The function job_main is that
- * task: it decodes the message, calls the function, and encodes what came of it
- * while the task still runs, so that an error on the way is the job's error. It
- * catches all errors but the runtime's own sentinels: those of os.exit and of
- * interrupts unwind the run as they do elsewhere, and the state is made anew
- * for the next job.
+ * which are cancelled and waited for when it ends. The function job_main is
+ * that task: it decodes the message, calls the function, and encodes what came
+ * of it while the task still runs, so that an error on the way is the job's
+ * error. It catches all errors but the runtime's own sentinels: those of
+ * os.exit and of interrupts unwind the run as they do elsewhere, and the state
+ * is made anew for the next job.
  */
 #include <string.h>
 
@@ -16,7 +16,7 @@
 /* Places on the stack of job_main and of what it calls under protection. */
 enum { JOB = 1, HANDLER = 2 };
 
-/* -- Inside the task ----------------------------------------------------------- */
+/* -- Inside the task ------------------------------------------------------- */
 
 static int encode_results(lua_State *L, int status, lua_KContext context)
 {
@@ -110,7 +110,7 @@ static int job_main(lua_State *L)
   return job_ended(L, status, (lua_KContext)job);
 }
 
-/* -- Around it ------------------------------------------------------------------- */
+/* -- Around it ------------------------------------------------------------- */
 
 static int set_paths(lua_State *L)
 {

@@ -120,8 +120,7 @@ describe("what is raised", function()
       error(setmetatable({}, { __tostring = function() error "no text for you" end }))
     ]]
     assert.equal(1, code)
-    assert.matches("^perilune: ", err)
-    assert.matches("error object is a table value", err, 1, true)
+    assert.equal("perilune: (a table whose __tostring fails)", err:match "^[^\n]*")
   end)
 
   it("knows where it came from once it has left a task", function()
@@ -147,7 +146,7 @@ describe("what is raised", function()
     local task = peri.create_task(function() outermost() end)
     pcall(task.await, task)
     local text = fault.traceback
-    local first, second = text:find "in .-innermost", text:find "in .-outermost"
+    local first, second = text:find("innermost", 1, true), text:find("outermost", 1, true)
     assert.is_truthy(first, text)
     assert.is_truthy(second, text)
     assert.is_true(first < second)
@@ -163,7 +162,7 @@ describe("what is raised", function()
     end)
     pcall(task.await, task)
     local text = fault.traceback
-    local first, second = text:find "in .-yields", text:find "in .-drives"
+    local first, second = text:find("yields", 1, true), text:find("drives", 1, true)
     assert.is_truthy(first, text)
     assert.is_truthy(second, text)
     assert.is_true(first < second)

@@ -187,13 +187,20 @@ describe("readers and writers", function()
     local loop = peri.get_running_loop()
     raises(peri.TypeError, "bad argument #1 to 'add_reader' (descriptor or open file expected, got string)",
       function() loop:add_reader("x", print) end)
-    for _, fd in ipairs { -1, 987, 1 << 32 } do
-      local ok, err = pcall(loop.add_reader, loop, fd, print)
+    for _, fd in ipairs { -1, 1 << 32, math.mininteger } do
+      raises(peri.ValueError, "bad argument #1 to 'add_reader' (not a descriptor)",
+        function() loop:add_reader(fd, print) end)
+      raises(peri.ValueError, "bad argument #1 to 'remove_reader' (not a descriptor)",
+        function() loop:remove_reader(fd) end)
+    end
+    for _, add in ipairs { loop.add_reader, loop.add_writer } do
+      local ok, err = pcall(add, loop, 987, print)
       assert.is_false(ok)
       assert.is_true(peri.OSError:is(err))
       assert.equal("EBADF", err.code)
-      assert.is_false(loop:remove_reader(fd))
+      assert.equal(add == loop.add_reader and "add_reader" or "add_writer", err.syscall)
     end
+    assert.is_false(loop:remove_reader(987))
   end)
 
   it("refuse a file, which is always ready (EPERM)", function()

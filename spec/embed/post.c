@@ -152,22 +152,45 @@ static void fail(lua_State *L, void *argument)
 static void reports_errors(void)
 {
   peri_runtime *runtime;
-  int number = 7;
+  int number = 7, status;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
-  /* Before anything runs: the post waits for the first round. */
-  CHECK_INT(PERI_OK, peri_post(runtime, fail, &number));
   CHECK_INT(
     PERI_OK,
-    run_code(runtime,
-             "local peri = require 'perilune'\n"
-             "local told = peri.Future()\n"
-             "local loop = peri.get_running_loop()\n"
-             "loop:set_exception_handler(function(_, context)\n"
-             "  told:set_result(context.exception)\n"
-             "end)\n"
-             "local err = told:await()\n"
-             "assert(err == 'posted error 7', tostring(err))\n"));
+    start_code(runtime,
+               "local peri = require 'perilune'\n"
+               "local told = peri.Future()\n"
+               "local loop = peri.get_running_loop()\n"
+               "loop:set_exception_handler(function(_, context)\n"
+               "  told:set_result(context.exception)\n"
+               "end)\n"
+               "local err = told:await()\n"
+               "assert(err == 'posted error 7', tostring(err))\n"));
+  CHECK_INT(1, peri_step(runtime, 0));
+  CHECK_INT(PERI_OK, peri_post(runtime, fail, &number));
+  while ((status = peri_step(runtime, 0)) > 0)
+    ;
+  CHECK_INT(PERI_OK, status);
   CHECK_INT(0, lua_gettop(peri_state(runtime)));
+  peri_close(runtime);
+}
+
+static void count(lua_State *L, void *argument)
+{
+  (void)L;
+  ++*(int *)argument;
+}
+
+/* Before anything runs: the posts wait for the first round. */
+static void waits_for_a_run(void)
+{
+  peri_runtime *runtime;
+  int counted = 0;
+  CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
+  for (int i = 0; i < 3; i++)
+    CHECK_INT(PERI_OK, peri_post(runtime, count, &counted));
+  CHECK_INT(0, counted);
+  CHECK_INT(PERI_OK, run_code(runtime, "require('perilune').sleep(0)"));
+  CHECK_INT(3, counted);
   peri_close(runtime);
 }
 
@@ -188,6 +211,7 @@ int main(void)
   many_posts_cost_one_wakeup();
   wakes_the_loop();
   reports_errors();
+  waits_for_a_run();
   leftover_posts_are_dropped();
   return 0;
 }

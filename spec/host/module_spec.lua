@@ -55,7 +55,8 @@ describe("stock lua5.4", function()
   end)
 
   it("can be closed at exit with things left open", function()
-    expect("left\n", "", 0, support.run_stock [[
+    expect("left\n", "ERROR perilune: Task was destroyed but it is pending!\ntask: Task-1\n", 0,
+      support.run_stock [[
       local peri = require "perilune"
       loop = peri.new_event_loop()
       task = loop:create_task(peri.sleep, 60)

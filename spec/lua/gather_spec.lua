@@ -97,6 +97,22 @@ describe("gather", function()
     assert.same({ n = 2, fault, "fine" }, results)
   end)
 
+  it("with return_exceptions gives a cancelled child's error, its message too", function()
+    local a, b = peri.create_task(peri.sleep, 60), peri.create_task(peri.sleep, 60)
+    local c = peri.create_task(peri.sleep, 60)
+    local gather = peri.gather({ a, b, c, function() return "fine" end }, { return_exceptions = true })
+    peri.sleep(0)
+    a:cancel "the message"
+    b:cancel()
+    c:kill()
+    local results = gather:await()
+    assert.equal(4, results.n)
+    assert.equal("CancelledError: the message", tostring(results[1]))
+    assert.equal("CancelledError", tostring(results[2]))
+    assert.is_true(peri.iscancel(results[3]))
+    assert.equal("fine", results[4])
+  end)
+
   it("refuses two lists, call tables and other values", function()
     raises(peri.TypeError, "bad argument #1 to 'gather' (item 1 of the list: awaitable expected, got number)",
       peri.gather, 42)

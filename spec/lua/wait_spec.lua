@@ -116,7 +116,7 @@ describe("wait", function()
     raises(peri.ValueError, "bad argument #2 to 'wait' (invalid return_when: \"SOMETIME\")",
       peri.wait, { task }, { return_when = "SOMETIME" })
     raises(peri.TypeError,
-      "bad argument #1 to 'wait' (task or a future as element 1 expected, got function)",
+      "bad argument #1 to 'wait' (task or future as element 1 expected, got function)",
       peri.wait, { function() end })
     task:await()
   end)

@@ -19,6 +19,11 @@ local function gated(path, ...)
   return ...
 end
 
+local function thread_name()
+  local file <close> = io.open "/proc/thread-self/comm"
+  return file:read()
+end
+
 local function raised(class, message, future)
   return raises(class, message, peri.await, future)
 end
@@ -102,9 +107,7 @@ describe("the default executor", function()
   it("may be set", function()
     local loop = peri.get_running_loop()
     loop:set_default_executor(futures.ThreadPoolExecutor { max_workers = 1, thread_name_prefix = "mine" })
-    local name = loop:run_in_executor(nil, function()
-      for line in io.lines "/proc/thread-self/comm" do return line end
-    end):await()
+    local name = loop:run_in_executor(nil, thread_name):await()
     assert.equal("mine-0", name)
   end)
 
@@ -211,9 +214,7 @@ describe("ThreadPoolExecutor", function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 2, thread_name_prefix = "few" }
     local names, jobs = {}, {}
     for i = 1, 20 do
-      jobs[i] = executor:submit(function()
-        for line in io.lines "/proc/thread-self/comm" do return line end
-      end)
+      jobs[i] = executor:submit(thread_name)
     end
     for i = 1, 20 do names[jobs[i]:await()] = true end
     names["few-0"], names["few-1"] = nil, nil
@@ -368,12 +369,12 @@ describe("Executor:map", function()
     local path, open = gate()
     local marker = support.directory() .. "/marker"
     -- The second job holds the only worker until the third was cancelled.
-    for i, value in one:map(function(name, wait)
-      if wait then io.open(wait, "r"):close() end
-      return io.open(name, "w"):close()
-    end, { marker .. 1, marker .. 2, marker .. 3 }, { n = 3, false, path }) do
-      assert.same({ 1, true }, { i, value })
-      break
+    do
+      local step, _, _, _ <close> = one:map(function(name, wait)
+        if wait then io.open(wait, "r"):close() end
+        return io.open(name, "w"):close()
+      end, { marker .. 1, marker .. 2, marker .. 3 }, { n = 3, false, path })
+      assert.same({ 1, true }, { step() })
     end
     support.spin(2)
     open()

@@ -138,7 +138,9 @@ end
 
 ---Puts the executor in place; a later registration hides the earlier one.
 function harness.install()
-  -- libuv opens two descriptors for the whole process with its first loop.
+  -- libuv opens descriptors for the whole process with its first loop, and a
+  -- loop of ours opens its own when it first looks at the kernel.
+  peri.sleep(0.001)
   peri.run(peri.sleep, 0.001)
   local core = harness.core
   local block = require "busted.block" (core)

@@ -131,12 +131,15 @@ function support.clean_up()
   end
 end
 
----The open descriptors of this process, as a set. The one that reads the
----directory counts itself in every time, so that two sets compare.
+---The open descriptors of this process, as a set.
 function support.descriptors()
   local set = {}
   for name in lfs.dir "/proc/self/fd" do
     if tonumber(name) then set[tonumber(name)] = true end
+  end
+  -- The one that read the directory is closed by now.
+  for fd in pairs(set) do
+    if not lfs.symlinkattributes("/proc/self/fd/" .. fd) then set[fd] = nil end
   end
   return set
 end

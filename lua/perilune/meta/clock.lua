@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 ---A clock, to which timers belong: the real one, a manual one that goes on when
 ---it is told to, or a virtual one that jumps to its next deadline when every task

@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 ---A call that has not begun; it is made when the object is awaited, or as a task.
 ---

@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 ---A result to come. Of a plain future whoever made it sets the result; tasks and
 ---gathers set their own.

@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 ---An event loop: runs callbacks and the steps of tasks, first in first out, and
 ---waits for timers and the kernel when there are none.

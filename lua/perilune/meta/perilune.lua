@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 -- What `require "perilune"` gives. What is written in Lua is described where it
 -- is defined; this is what C defines.
@@ -25,11 +24,19 @@ function perilune.create_task(fn, ...) end
 ---@param ... any its arguments
 function perilune.spawn(fn, ...) end
 
+---@class perilune.TaskOptions
+---@field target function|perilune.Coroutine
+---@field args? any[]
+---@field name? string
+---@field context? perilune.Context
+---@field eager? boolean
+---@field loop? perilune.Loop the running one if not given
+
 ---Makes a task: `Task { target = fn, args = { a, b }, name = "worker" }`. An eager
 ---one runs up to its first wait inside this call.
 ---
 ---Python: `asyncio.Task`.
----@param options { target: function|perilune.Coroutine, args: any[]?, name: string?, context: perilune.Context?, eager: boolean?, loop: perilune.Loop? }
+---@param options perilune.TaskOptions
 ---@return perilune.Task
 function perilune.Task(options) end
 

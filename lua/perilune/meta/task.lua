@@ -1,5 +1,4 @@
 ---@meta
--- luacheck: ignore
 
 ---A function that runs beside others, by turns. A task is a future of what its
 ---function returns.
