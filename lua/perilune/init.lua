@@ -102,6 +102,12 @@ for _, name in ipairs { "run_in_executor", "set_default_executor" } do
   end
 end
 
+-- C keeps a task's context as a bare table.
+local get_context = core.Task.get_context
+function core.Task.get_context(task)
+  return require "perilune.context".wrap(get_context(task))
+end
+
 local function fetch(_, name)
   local home = homes[name]
   if not home then return nil end

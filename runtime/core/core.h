@@ -154,6 +154,7 @@ typedef enum peri_future_kind {
 enum {
   PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
+  PERI_F_NO_MEMORY = 1 << 3,   /* failed so, outside every pcall */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
 };
 
@@ -472,6 +473,8 @@ bool peri__is_cancelled_error(lua_State *L, peri_runtime *rt, int idx);
 bool peri__is_error_object(lua_State *L, peri_runtime *rt, int idx);
 peri_sentinel peri__sentinel_of(lua_State *L, peri_runtime *rt, int idx);
 void peri__push_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which);
+void peri__push_sentinel_message(lua_State *L, peri_runtime *rt,
+                                 peri_sentinel which);
 /* Reports to the loop's exception handler: the context table is on top of the
  * stack and is popped. Never raises. */
 void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop);
@@ -593,6 +596,9 @@ void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
                      peri_sentinel why);
 /* Ends a task where it stands: its coroutines are closed, innermost first. */
 void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
+/* After an error threw the driver out of a round: tasks that stood in no queue
+ * then are ended, or put back. */
+void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
 lua_State *peri__task_innermost(peri_task *task);
 /* task_lua.c: what scripts call on tasks */
 void peri__task_lua_open(lua_State *L, peri_runtime *rt);

@@ -271,29 +271,39 @@ void peri__push_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
     lua_pop(L, 1);
     return;
   }
-  lua_pushstring(L, sentinel_message[which]);
+  lua_rawgeti(L, -1, 1);
   lua_setfield(L, -2, "message");
   peri__push_class(L, rt, PERI_ERR_CANCELLED);
   lua_setmetatable(L, -2);
 }
 
+/* The message without the rest: needs no memory. */
+void peri__push_sentinel_message(lua_State *L, peri_runtime *rt,
+                                 peri_sentinel which)
+{
+  peri__push_ref(L, rt, sentinel_ref[which]);
+  lua_rawgeti(L, -1, 1);
+  lua_replace(L, -2);
+}
+
 static void make_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
 {
-  lua_createtable(L, 0, 1);
+  lua_createtable(L, 1, 1);
   rt->sentinel[which] = lua_topointer(L, -1);
+  lua_pushstring(L, sentinel_message[which]);
+  lua_rawseti(L, -2, 1);
   peri__set_ref(L, rt, sentinel_ref[which]);
 }
 
 /* -- Reports ------------------------------------------------------------------------- */
 
-/* [context] under a protected call: the handler of the loop, or the default
- * one, or a line in the log. */
+/* [context, loop, handler's turn]: calls the loop's handler, or the default one
+ * if there is none or it is not its turn. */
 static int report_protected(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = lua_touserdata(L, 2);
-  lua_settop(L, 1);
-  if (loop != NULL) {
+  if (loop != NULL && lua_toboolean(L, 3)) {
     peri__push_setting(L, loop, "exception_handler");
     if (!lua_isnil(L, -1)) {
       peri__push_loop(L, loop);
@@ -335,17 +345,21 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
   rt->callback = "an exception handler";
   rt->task = NULL;
   rt->current = NULL;
-  lua_pushlightuserdata(L, rt);
-  lua_pushcclosure(L, report_protected, 1);
-  lua_insert(L, -2);
-  lua_pushlightuserdata(L, loop);
-  if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
-    const char *text = peri__describe(L, -1);
-    log_line(L, rt, lua_pushfstring(
-                        L, "ERROR perilune: the exception handler failed: %s",
-                        text));
+  for (int turn = 1; turn >= 0; turn--) {
+    lua_pushlightuserdata(L, rt);
+    lua_pushcclosure(L, report_protected, 1);
+    lua_pushvalue(L, -2);
+    lua_pushlightuserdata(L, loop);
+    lua_pushboolean(L, turn);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
+      break;
+    log_line(L, rt,
+             lua_pushfstring(L,
+                             "ERROR perilune: the exception handler failed: %s",
+                             peri__describe(L, -1)));
     lua_pop(L, 3);
   }
+  lua_pop(L, 1);
   rt->callback = callback;
   rt->task = task;
   rt->current = current;

@@ -146,11 +146,12 @@ void peri__future_resolve(lua_State *L, peri_runtime *rt, int idx, int n)
   schedule(L, future, idx);
 }
 
-/* The failed future at idx gets the trace of its error, with the report. */
-static void watch_error(lua_State *L, peri_runtime *rt, peri_future *future,
-                        int idx)
+/* [future]: gets the trace of its error, with the report. */
+static int watch_error(lua_State *L)
 {
-  idx = lua_absindex(L, idx);
+  peri_runtime *rt = lua_touserdata(L, 2);
+  peri_future *future = lua_touserdata(L, 1);
+  const int idx = 1;
   peri_unseen *unseen = lua_newuserdatauv(L, sizeof *unseen, 3);
   unseen->node.link.next = NULL;
   unseen->loop = future->loop;
@@ -172,6 +173,7 @@ static void watch_error(lua_State *L, peri_runtime *rt, peri_future *future,
   lua_rawsetp(L, -2, unseen);
   lua_pop(L, 1);
   lua_setiuservalue(L, idx, PERI_UV_LINKS);
+  return 0;
 }
 
 /* The error of the done future at idx has been seen, or is not wanted. */
@@ -197,7 +199,12 @@ void peri__future_reject(lua_State *L, peri_runtime *rt, int idx)
   lua_setiuservalue(L, idx, PERI_UV_RESULT);
   future->state = PERI_FAILED;
   schedule(L, future, idx);
-  watch_error(L, rt, future, idx);
+  /* without memory it fails unwatched */
+  lua_pushcfunction(L, watch_error);
+  lua_pushvalue(L, idx);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
 }
 
 void peri__future_settle_cancelled(lua_State *L, peri_runtime *rt, int idx,

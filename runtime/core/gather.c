@@ -81,6 +81,37 @@ static void fail(lua_State *L, peri_runtime *rt, int idx, int child)
   peri__future_reject(L, rt, idx);
 }
 
+/* [gather, children, child, runtime]: the gather ends, with the error of the
+ * child, or with the results of all. */
+static int conclude(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 4);
+  peri_gather *gather = lua_touserdata(L, 1);
+  peri_future *child = lua_touserdata(L, 3);
+  luaL_checkstack(L, 12, NULL);
+  if (!gather->return_exceptions && child->state != PERI_FINISHED)
+    fail(L, rt, 1, 3);
+  else
+    finish(L, rt, gather, 1, 2);
+  return 0;
+}
+
+/* Running out of memory there is the gather's error. */
+static void conclude_protected(lua_State *L, peri_runtime *rt, int idx,
+                               int child)
+{
+  lua_pushcfunction(L, conclude);
+  lua_pushvalue(L, idx);
+  lua_pushvalue(L, idx + 1);
+  lua_pushvalue(L, child);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 4, 0, 0) == LUA_OK)
+    return;
+  peri_gather *gather = lua_touserdata(L, idx);
+  if (gather->future.state == PERI_PENDING)
+    peri__future_reject(L, rt, idx);
+}
+
 /* A child has ended. The gather is at idx, its children at idx + 1. */
 static void child_done(lua_State *L, peri_runtime *rt, int idx, uint32_t index)
 {
@@ -94,10 +125,9 @@ static void child_done(lua_State *L, peri_runtime *rt, int idx, uint32_t index)
       peri__future_push_error(L, rt, child); /* it counts as retrieved */
       lua_pop(L, 1);
     }
-  } else if (!gather->return_exceptions && future->state != PERI_FINISHED) {
-    fail(L, rt, idx, child);
-  } else if (gather->finished == gather->nodes) {
-    finish(L, rt, gather, idx, idx + 1);
+  } else if (gather->finished == gather->nodes ||
+             (!gather->return_exceptions && future->state != PERI_FINISHED)) {
+    conclude_protected(L, rt, idx, child);
   }
   lua_settop(L, child - 1);
   if (gather->finished == gather->nodes && gather->anchor != LUA_NOREF) {

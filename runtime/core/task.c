@@ -146,7 +146,7 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
   leave(L, rt, task);
   if (sentinel != PERI_SENTINEL_NONE) {
     /* for those who await it, a cancellation like any other */
-    lua_getfield(L, -1, "message");
+    peri__push_sentinel_message(L, rt, sentinel);
     peri__future_settle_cancelled(L, rt, idx, false);
   } else if (peri__is_cancelled_error(L, rt, -1)) {
     peri__future_settle_cancelled(L, rt, idx, true);
@@ -163,8 +163,10 @@ static int conclude(lua_State *co, peri_runtime *rt, int status)
 {
   peri_task *task = lua_touserdata(co, ROOT_TASK);
   lua_checkstack(co, 16);
-  if (status == LUA_ERRMEM)
+  if (status == LUA_ERRMEM) {
     task->flags |= PERI_T_SPOILT;
+    task->future.flags |= PERI_F_NO_MEMORY;
+  }
   if (status != LUA_OK && status != LUA_YIELD) {
     fail(co, rt, task, ROOT_TASK);
   } else if (task->flags & PERI_T_MUST_CANCEL) {
@@ -230,9 +232,9 @@ static int root(lua_State *co)
     return 0;
   }
   if (peri_unlikely(task->outcome != PERI_OUTCOME_OK)) {
-    peri__push_sentinel(co, rt, task->outcome == PERI_OUTCOME_INTERRUPT
-                                    ? PERI_SENTINEL_INTERRUPT
-                                    : PERI_SENTINEL_KILL);
+    peri__push_ref(co, rt, task->outcome == PERI_OUTCOME_INTERRUPT
+                               ? PERI_REF_INTERRUPT
+                               : PERI_REF_KILL);
     fail(co, rt, task, ROOT_TASK);
     lua_settop(co, 0);
     return 0;
@@ -594,11 +596,38 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING) {
     leave(L, rt, task);
-    lua_pushliteral(L, "killed");
+    peri__push_sentinel_message(L, rt, PERI_SENTINEL_KILL);
     peri__future_settle_cancelled(L, rt, top + 1, false);
   }
   peri__unanchor(L, loop, anchor);
   lua_settop(L, top);
+}
+
+static int destroy_protected(lua_State *L)
+{
+  peri_task *task = lua_touserdata(L, 1);
+  peri__task_destroy(L, task->future.loop->rt, task);
+  return 0;
+}
+
+void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  peri_task *next;
+  (void)rt;
+  for (peri_task *task = loop->tasks; task != NULL; task = next) {
+    next = task->next;
+    if (peri__node_listed(&task->timer.node) || task->wait == PERI_WAIT_TIMER)
+      continue;
+    if (!(task->flags & PERI_T_STARTED) || task->wait != PERI_WAIT_NONE) {
+      task->wait = PERI_WAIT_WOKEN;
+      peri__loop_ready(loop, &task->timer.node);
+      continue;
+    }
+    lua_pushcfunction(L, destroy_protected);
+    lua_pushlightuserdata(L, task);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+      lua_pop(L, 1);
+  }
 }
 
 /* A task that has not started stands below its root; one that has is the

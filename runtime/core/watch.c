@@ -208,7 +208,8 @@ static int check_descriptor(lua_State *L, peri_runtime *rt, int arg)
   return fileno(stream->f);
 }
 
-static int add_watch(lua_State *L, int event, int uservalue)
+static int add_watch(lua_State *L, int event, int uservalue,
+                     const char *what)
 {
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);
@@ -222,7 +223,7 @@ static int add_watch(lua_State *L, int event, int uservalue)
     watcher = watcher_new(L, rt, loop, fd);
     int code = uv_poll_init(uv, &watcher->uv.poll, fd);
     if (code < 0)
-      return failed(L, rt, watcher, "add_reader", code);
+      return failed(L, rt, watcher, what, code);
     publish(watcher);
   } else {
     push_watcher(L, watcher);
@@ -233,7 +234,7 @@ static int add_watch(lua_State *L, int event, int uservalue)
   int code = uv_poll_start(&watcher->uv.poll, watcher->wanted, on_poll);
   if (code < 0) {
     close_watcher(watcher);
-    return peri__throw_uv(L, rt, "add_reader", code);
+    return peri__throw_uv(L, rt, what, code);
   }
   return 0;
 }
@@ -262,7 +263,7 @@ static int remove_watch(lua_State *L, int event, int uservalue)
 
 static int l_add_reader(lua_State *L)
 {
-  return add_watch(L, UV_READABLE, ON_READ);
+  return add_watch(L, UV_READABLE, ON_READ, "add_reader");
 }
 
 static int l_remove_reader(lua_State *L)
@@ -272,7 +273,7 @@ static int l_remove_reader(lua_State *L)
 
 static int l_add_writer(lua_State *L)
 {
-  return add_watch(L, UV_WRITABLE, ON_WRITE);
+  return add_watch(L, UV_WRITABLE, ON_WRITE, "add_writer");
 }
 
 static int l_remove_writer(lua_State *L)

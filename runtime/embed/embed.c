@@ -154,6 +154,7 @@ static int outcome(lua_State *L, peri_runtime *rt)
   peri__push_ref(L, rt, PERI_REF_MAIN);
   int main = lua_gettop(L);
   peri__future_push_error(L, rt, main);
+  bool no_memory = run->goal->flags & PERI_F_NO_MEMORY;
   if (run->goal->state == PERI_FAILED &&
       lua_getiuservalue(L, main, PERI_UV_LINKS) == LUA_TUSERDATA)
     lua_getiuservalue(L, -1, 1);
@@ -163,7 +164,7 @@ static int outcome(lua_State *L, peri_runtime *rt)
   lua_settop(L, main + 1);
   lua_insert(L, main);
   keep_error(L, rt);
-  return PERI_EFAILED;
+  return no_memory ? PERI_ENOMEM : PERI_EFAILED;
 }
 
 static bool has_leftovers(lua_State *L, peri_runtime *rt)
@@ -234,8 +235,14 @@ static int turns(lua_State *L)
 /* Something that must not fail has: no loop runs any more. */
 static void abandon(lua_State *L, peri_runtime *rt)
 {
-  while (rt->run != NULL)
+  rt->task = NULL;
+  rt->current = NULL;
+  rt->frames = &rt->no_task;
+  while (rt->run != NULL) {
+    peri_loop *loop = rt->run->loop;
     peri__run_end(L, rt, rt->run);
+    peri__tasks_recover(L, rt, loop);
+  }
   rt->main_phase = PERI_MAIN_NONE;
 }
 
@@ -550,11 +557,13 @@ int peri_backend_timeout(peri_runtime *rt)
 {
   if (rt->main_phase == PERI_MAIN_NONE)
     return -1;
-  if (peri__has_work(rt) || atomic_load(&rt->attention) != 0)
+  if (peri__has_work(rt) || atomic_load(&rt->attention) != 0 ||
+      rt->main.ended || rt->main.goal->state != PERI_PENDING)
     return 0;
   int64_t delay = peri__next_timer(rt);
-  int timeout = rt->run->loop->kernel != NULL
-                    ? uv_backend_timeout(rt->run->loop->kernel->uv)
+  peri_kernel *kernel = rt->run->loop->kernel;
+  int timeout = kernel != NULL && uv_loop_alive(kernel->uv)
+                    ? uv_backend_timeout(kernel->uv)
                     : -1;
   if (delay == INT64_MAX)
     return timeout;

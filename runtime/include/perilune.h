@@ -149,10 +149,12 @@ typedef void (*peri_post_cb)(lua_State *L, void *argument);
 PERI_API int peri_post(peri_runtime *runtime, peri_post_cb callback,
                        void *argument);
 
-/* Ctrl-C for scripts. The first call cancels the main task; the next raises
- * in the running code, wherever it is, an error no pcall of ours catches.
- * Returns the number of calls not yet answered, this one included. Any thread,
- * and safe in a signal handler of the runtime's own thread. */
+/* Ctrl-C for scripts. The first call cancels the main task; the next raises an
+ * error no pcall of ours catches: in the running code at once when it is called
+ * in a signal handler on the runtime's thread, else at the main task's wait.
+ * (A watchdog thread stops code that never waits by pthread_kill with a signal
+ * whose handler calls this.) Returns the number of calls not yet answered, this
+ * one included. Any thread, and safe in a signal handler. */
 PERI_API int peri_interrupt(peri_runtime *runtime);
 
 /* How many interrupts nobody has seen yet. Safe in a signal handler. */

@@ -396,7 +396,7 @@ describe("peri.await", function()
   it("refuses other values", function()
     raises(peri.TypeError, "bad argument #1 to 'await' (awaitable expected, got number)",
       function() peri.await(42) end)
-    raises(peri.TypeError, "bad argument #1 to 'await' (awaitable expected, got no value)",
+    raises(peri.TypeError, "bad argument #1 to 'await' (awaitable expected, got nil)",
       function() peri.await() end)
     raises(peri.TypeError, "bad argument #1 to 'await' (awaitable expected, got table)",
       function() peri.await({}) end)

@@ -1,10 +1,14 @@
 /* peri_interrupt, as Ctrl-C does it: from another thread, in the runtime's own
  * code, and twice. */
+#include <pthread.h>
+#include <signal.h>
+
 #include "check.h"
 
 typedef struct interrupter {
   peri_runtime *runtime;
   int times;
+  pthread_t stepping; /* the runtime's thread */
   uv_sem_t ready; /* posted by the script */
 } interrupter;
 
@@ -15,20 +19,32 @@ static int l_ready(lua_State *L)
   return 0;
 }
 
-/* Interrupts until the first is seen, then on to the second if asked. */
+static peri_runtime *signalled;
+
+static void on_signal(int number)
+{
+  (void)number;
+  peri_interrupt(signalled);
+}
+
+/* One interrupt comes from this thread. Code that runs for ever is stopped on
+ * the runtime's own thread, to which a watchdog sends a signal. */
 static void interrupt_all(void *ud)
 {
   interrupter *i = ud;
   uv_sem_wait(&i->ready);
-  for (int n = 0; n < i->times; n++)
-    CHECK(peri_interrupt(i->runtime) > 0);
+  CHECK(peri_interrupt(i->runtime) > 0);
+  if (i->times > 1)
+    CHECK_INT(0, pthread_kill(i->stepping, SIGUSR1));
 }
 
 static int interrupted(int times, const char *code, lua_Integer *x)
 {
-  interrupter i = {.times = times};
+  interrupter i = {.times = times, .stepping = pthread_self()};
   CHECK_INT(0, uv_sem_init(&i.ready, 0));
   CHECK_INT(PERI_OK, peri_new(&i.runtime, NULL));
+  signalled = i.runtime;
+  signal(SIGUSR1, on_signal);
   lua_State *L = peri_state(i.runtime);
   lua_pushlightuserdata(L, &i);
   lua_pushcclosure(L, l_ready, 1);

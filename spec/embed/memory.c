@@ -159,8 +159,14 @@ static void limit(void)
   CHECK_INT(PERI_ENOMEM, peri_new(&runtime, &options));
 }
 
-int main(void)
+/* memory [N [FOREVER]] tries the one point again that a ramp stopped at. */
+int main(int argc, char **argv)
 {
+  if (argc > 1) {
+    int outcomes[16] = {0};
+    point(atoll(argv[1]), argc > 2, outcomes);
+    return 0;
+  }
   without_failures();
   ramp(0);
   ramp(1);

@@ -28,7 +28,7 @@ function perilune.spawn(fn, ...) end
 ---@field target function|perilune.Coroutine
 ---@field args? any[]
 ---@field name? string
----@field context? perilune.Context
+---@field context? perilune.Context what the task sets is not seen in it
 ---@field eager? boolean
 ---@field loop? perilune.Loop the running one if not given
 

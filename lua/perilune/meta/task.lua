@@ -45,9 +45,9 @@ function Task:get_name() end
 ---@param name any told as a string
 function Task:set_name(name) end
 
----The context that the task runs in.
+---A copy of the context that the task runs in.
 ---
----Python: `Task.get_context`.
+---Python: `Task.get_context`, which is no copy.
 ---@return perilune.Context
 function Task:get_context() end
 
