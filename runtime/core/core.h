@@ -42,7 +42,10 @@
 #if defined(__GNUC__)
 #define peri_likely(x) __builtin_expect(!!(x), 1)
 #define peri_unlikely(x) __builtin_expect(!!(x), 0)
+/* Out of the way of what is hot, which then saves fewer registers. */
+#define peri_cold __attribute__((noinline, cold))
 #else
+#define peri_cold
 #define peri_likely(x) (x)
 #define peri_unlikely(x) (x)
 #endif
@@ -215,14 +218,15 @@ enum {
  * timer); the waiter is the task itself, the place its suspended stack. */
 struct peri_task {
   peri_future future;
-  peri_timer timer; /* timer.node: in a ready queue, a bucket, or a future */
+  /* What every switch touches stands together, up to timer.node. */
+  const char *what;
+  peri_frames *frames; /* NULL: never ran a coroutine of the script's */
   lua_State *co;
   int anchor; /* of co, in the loop's table */
   uint16_t flags;
   uint8_t wait, outcome;
-  const char *what;
+  peri_timer timer; /* timer.node: in a ready queue, a bucket, or a future */
   void *resource;
-  peri_frames *frames; /* NULL: never ran a coroutine of the script's */
   peri_clock *clock;
   peri_task *previous, *next; /* all tasks of the loop */
   uint64_t id;
@@ -265,9 +269,9 @@ struct peri_loop {
   peri_clock *clock;
   double slow_callback_duration;
   bool running, closed, closing, stopping, debug, factory;
-  int rounds_unpolled;  /* since the last look at the kernel */
-  int rounds_untimed;   /* since the clock was last read for that */
-  int stride;           /* rounds between two such readings */
+  int rounds_left;      /* until it is asked whether a look is due */
+  int rounds_unpolled;  /* from the last look at the kernel until then */
+  int stride;           /* rounds between two readings of the clock for that */
   uint64_t last_reading;
 };
 
@@ -590,6 +594,10 @@ void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
 void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
                       bool eager);
 void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task);
+/* After a step whose lua_resume came to status, other than a wait. The task
+ * has started, and rt->task is NULL again. */
+void peri__task_stepped(lua_State *L, peri_runtime *rt, peri_task *task,
+                        int status);
 bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
                        int message_idx);
 void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
@@ -710,7 +718,8 @@ uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
 void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run);
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run);
 int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run);
-/* One round of the innermost run. block: wait for something to do. */
+/* One round of the innermost run; with block, which also waits for something to
+ * do, it may be several. */
 void peri__turn(lua_State *L, peri_runtime *rt, bool block);
 bool peri__idle(peri_runtime *rt, peri_loop *loop);
 bool peri__has_work(peri_runtime *rt);

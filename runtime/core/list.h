@@ -64,14 +64,16 @@ static inline void peri__node_unlink(peri_node *node)
 {
   node->link.previous->next = node->link.next;
   node->link.next->previous = node->link.previous;
-  node->link.previous = node->link.next = NULL;
+  node->link.next = NULL;
 }
 
 /* Takes the first node out; the list must not be empty. */
 static inline peri_node *peri__list_shift(peri_list *list)
 {
   peri_node *node = peri__list_first(list);
-  peri__node_unlink(node);
+  list->next = node->link.next;
+  list->next->previous = list;
+  node->link.next = NULL;
   return node;
 }
 

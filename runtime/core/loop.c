@@ -175,6 +175,7 @@ uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
     peri__throw_uv(L, rt, "uv_loop_init", code);
   }
   loop->kernel = kernel;
+  loop->rounds_left = 1;
   if (rt->run != NULL && rt->run->loop == loop)
     peri__async_set(rt, &kernel->wake);
   return kernel->uv;
@@ -184,7 +185,7 @@ uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
 static void look(peri_loop *loop, int64_t delay)
 {
   peri_kernel *kernel = loop->kernel;
-  loop->rounds_unpolled = 0;
+  loop->rounds_unpolled = loop->rounds_left;
   if (delay == 0) {
     uv_run(kernel->uv, UV_RUN_NOWAIT);
     return;
@@ -200,26 +201,32 @@ static void look(peri_loop *loop, int64_t delay)
   uv_timer_stop(&kernel->timer);
 }
 
-/* Whether it is time for a look while there is work. The clock is read every
- * stride rounds only, as many as go by in a few microseconds. */
-static bool look_is_due(peri_loop *loop)
+/* Whether the last look was too long ago, by the clock. */
+static bool look_is_late(peri_loop *loop)
 {
-  if (loop->kernel == NULL)
-    return false;
-  if (++loop->rounds_unpolled >= ROUNDS_PER_LOOK)
-    return true;
-  if (++loop->rounds_untimed < loop->stride)
-    return false;
-  loop->rounds_untimed = 0;
   uint64_t now = uv_hrtime(), gone = now - loop->last_reading;
   loop->last_reading = now;
-  if (gone > LOOK_AFTER) {
+  if (gone > LOOK_AFTER)
     loop->stride = 1;
-    return true;
-  }
-  if (gone < QUICK && loop->stride < LONGEST_STRIDE)
+  else if (gone < QUICK && loop->stride < LONGEST_STRIDE)
     loop->stride *= 2;
-  return false;
+  return gone > LOOK_AFTER;
+}
+
+/* Whether it is time for a look while there is work; asked when no rounds are
+ * left. The clock is read every stride rounds only, as many as go by in a few
+ * microseconds. */
+static bool look_is_due(peri_loop *loop)
+{
+  if (loop->kernel == NULL) {
+    loop->rounds_left = ROUNDS_PER_LOOK;
+    return false;
+  }
+  bool due = loop->rounds_unpolled >= ROUNDS_PER_LOOK || look_is_late(loop);
+  int most = ROUNDS_PER_LOOK - (due ? 0 : loop->rounds_unpolled);
+  loop->rounds_left = loop->stride < most ? loop->stride : most;
+  loop->rounds_unpolled += loop->rounds_left;
+  return due;
 }
 
 /* -- Timers ------------------------------------------------------------------------ */
@@ -339,27 +346,73 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
   }
 }
 
-static void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
+/* The ordinary step, which is most of what a loop does: a task that has started,
+ * is not cancelled and has no coroutines of the script's goes on to its next
+ * wait. All others are for task.c. Leaves rt->task set after a wait. */
+static inline void step(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  enum { ORDINARY = PERI_T_STARTED, LOOK_AT = ORDINARY | PERI_T_MUST_CANCEL };
+  if (peri_unlikely((task->flags & LOOK_AT) != ORDINARY ||
+                    task->frames != NULL)) {
+    peri__task_step(L, rt, task);
+    return;
+  }
+  int n;
+  rt->task = task;
+  rt->current = task->co;
+  rt->frames = NULL;
+  task->wait = PERI_WAIT_NONE;
+  int status = lua_resume(task->co, L, 0, &n);
+  if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
+    return;
+  rt->task = NULL;
+  peri__task_stepped(L, rt, task, status);
+}
+
+static inline void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   peri__list_splice(&loop->batch, &loop->ready);
   while (!peri__list_empty(&loop->batch)) {
     peri_node *node = peri__list_shift(&loop->batch);
-    if (peri_likely(node->kind == PERI_NODE_TASK))
-      peri__task_step(L, rt, peri__node_task(node));
-    else
+    if (peri_likely(node->kind == PERI_NODE_TASK)) {
+      step(L, rt, peri__node_task(node));
+    } else {
+      rt->task = NULL;
       run_node(L, rt, node);
+    }
     if (peri_unlikely(rt->abort != PERI_SENTINEL_NONE))
-      return;
+      break;
   }
+  rt->task = NULL;
+}
+
+static inline bool has_news(peri_runtime *rt)
+{
+  return atomic_load_explicit(&rt->attention, memory_order_relaxed) != 0 ||
+         !peri__list_empty(&rt->clocks);
 }
 
 static void take_news(lua_State *L, peri_runtime *rt)
 {
-  if (peri_unlikely(atomic_load_explicit(&rt->attention,
-                                         memory_order_relaxed) != 0))
+  if (atomic_load_explicit(&rt->attention, memory_order_relaxed) != 0)
     peri__post_attend(L, rt);
-  if (!peri__list_empty(&rt->clocks))
-    fire_due(rt);
+  fire_due(rt);
+}
+
+/* Nothing is ready, or it is time to ask whether a look is due. */
+static peri_cold void find_work(lua_State *L, peri_runtime *rt,
+                                peri_loop *loop, bool block)
+{
+  if (has_work(loop)) {
+    if (look_is_due(loop))
+      look(loop, 0);
+    return;
+  }
+  if (block && rt->abort == PERI_SENTINEL_NONE)
+    wait_for_work(L, rt, loop);
+  else if (loop->kernel != NULL)
+    look(loop, 0);
+  take_news(L, rt);
 }
 
 static bool goal_done(const peri_run_record *run)
@@ -376,30 +429,35 @@ static void hand_back(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__loop_ready(waiter->future.loop, &waiter->timer.node);
 }
 
+static peri_cold void end_run(lua_State *L, peri_runtime *rt,
+                              peri_run_record *run)
+{
+  run->ended = true;
+  run->abort = rt->abort;
+  rt->abort = PERI_SENTINEL_NONE;
+  run->loop->stopping = false;
+  if (run->waiter != NULL)
+    hand_back(L, rt, run);
+}
+
 void peri__turn(lua_State *L, peri_runtime *rt, bool block)
 {
-  peri_run_record *run = rt->run;
-  peri_loop *loop = run->loop;
-  take_news(L, rt);
-  bool last = goal_done(run) || loop->stopping;
-  if (!has_work(loop)) {
-    if (block && !last && rt->abort == PERI_SENTINEL_NONE)
-      wait_for_work(L, rt, loop);
-    else if (loop->kernel != NULL)
-      look(loop, 0);
-    take_news(L, rt);
-  } else if (look_is_due(loop)) {
-    look(loop, 0);
-  }
-  run_batch(L, rt, loop);
-  if (last || loop->stopping || rt->abort != PERI_SENTINEL_NONE) {
-    run->ended = true;
-    run->abort = rt->abort;
-    rt->abort = PERI_SENTINEL_NONE;
-    loop->stopping = false;
-    if (run->waiter != NULL)
-      hand_back(L, rt, run);
-  }
+  do {
+    peri_run_record *run = rt->run;
+    peri_loop *loop = run->loop;
+    if (peri_unlikely(has_news(rt)))
+      take_news(L, rt);
+    bool last = goal_done(run) || loop->stopping;
+    if (peri_unlikely(--loop->rounds_left <= 0 ||
+                      peri__list_empty(&loop->ready)))
+      find_work(L, rt, loop, block && !last);
+    run_batch(L, rt, loop);
+    if (peri_unlikely(last || loop->stopping ||
+                      rt->abort != PERI_SENTINEL_NONE)) {
+      end_run(L, rt, run);
+      return;
+    }
+  } while (block);
 }
 
 /* -- Runs ---------------------------------------------------------------------------- */
@@ -415,7 +473,7 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   run->abort = PERI_SENTINEL_NONE;
   rt->run = run;
   run->loop->running = true;
-  run->loop->stride = 1;
+  run->loop->stride = run->loop->rounds_left = 1;
   rt->thread = uv_thread_self();
   peri__async_set(rt, run->loop->kernel != NULL ? &run->loop->kernel->wake
                                                 : NULL);
@@ -492,7 +550,7 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   peri__list_init(&loop->unseen);
   loop->slow_callback_duration = 0.1;
   loop->debug = rt->options.debug != 0;
-  loop->stride = 1;
+  loop->stride = loop->rounds_left = 1;
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_pushvalue(L, -2);
   lua_rawsetp(L, -2, loop);

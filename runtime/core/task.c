@@ -402,8 +402,8 @@ static void stray_yield(peri_task *task)
 
 /* The task may be garbage once its coroutine has ended: what is needed of it is
  * read before anything can collect it. */
-static void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
-                    int status, int idx)
+static inline void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
+                           int status, int idx)
 {
   if (peri_likely(status == LUA_OK)) {
     give_coroutine(L, rt, task->future.loop, task->co, task->anchor,
@@ -415,29 +415,25 @@ static void stepped(lua_State *L, peri_runtime *rt, peri_task *task,
   }
 }
 
+void peri__task_stepped(lua_State *L, peri_runtime *rt, peri_task *task,
+                        int status)
+{
+  stepped(L, rt, task, status, 0);
+}
+
+/* Any step; loop.c makes the ordinary ones by itself. */
 void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
 {
-  enum { ORDINARY = PERI_T_STARTED, LOOK_AT = ORDINARY | PERI_T_MUST_CANCEL };
-  int status, n, top = 0; /* where an unstarted task is kept on the stack */
+  int top = 0; /* where an unstarted task is kept on the stack */
   rt->task = task;
   task->wait = PERI_WAIT_NONE;
-  if (peri_likely((task->flags & LOOK_AT) == ORDINARY &&
-                  task->frames == NULL)) {
-    rt->current = task->co;
-    rt->frames = NULL;
-    status = lua_resume(task->co, L, 0, &n);
-    rt->task = NULL;
-    if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
-      return;
-  } else {
-    if (!(task->flags & PERI_T_STARTED)) {
-      lua_checkstack(L, 4);
-      peri__push_task(L, task);
-      top = lua_gettop(L);
-    }
-    status = resume(L, rt, task);
-    rt->task = NULL;
+  if (!(task->flags & PERI_T_STARTED)) {
+    lua_checkstack(L, 4);
+    peri__push_task(L, task);
+    top = lua_gettop(L);
   }
+  int status = resume(L, rt, task);
+  rt->task = NULL;
   stepped(L, rt, task, status, top);
   if (top != 0)
     lua_settop(L, top - 1);

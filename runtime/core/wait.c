@@ -225,9 +225,7 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
   return peri__park(L, rt, (lua_KContext)rt, sleep_k);
 }
 
-/* sleep(delay, ...): waits delay seconds, then returns the other arguments.
- * 0 or less is exactly one trip round the loop. */
-static inline int sleep_once(lua_State *L, peri_runtime *rt)
+static peri_cold int sleep_once(lua_State *L, peri_runtime *rt)
 {
   peri_task *task = peri__wait_check(L, rt, "sleep");
   task->wait = PERI_WAIT_YIELD;
@@ -246,19 +244,46 @@ static int sleep_for(lua_State *L, peri_runtime *rt)
   return sleep_timed(L, rt, peri__wait_check(L, rt, "sleep"), delay);
 }
 
+static int sleep_zero_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)status;
+  peri_task *task = (peri_task *)ctx; /* whose coroutine L is */
+  if (peri_unlikely(task->outcome != PERI_OUTCOME_OK))
+    return peri__raise_outcome(L, task->future.loop->rt);
+  return lua_gettop(L) - 1;
+}
+
+/* sleep(0) of a task in its own coroutine, which is the switch of tasks: what
+ * peri__wait_check and peri__park do, each question asked once. There is no
+ * mark to leave, so the continuation has none to look for. */
+static inline int sleep_zero(lua_State *L, peri_runtime *rt)
+{
+  peri_task *task;
+  if (peri_unlikely(!lua_isyieldable(L) || L != rt->current ||
+                    (task = rt->task) == NULL || L != task->co ||
+                    task->flags & (PERI_T_KILLED | PERI_T_EXPOSED)))
+    return sleep_once(L, rt);
+  task->what = "sleep";
+  task->wait = PERI_WAIT_YIELD;
+  peri__loop_ready(task->future.loop, &task->timer.node);
+  return lua_yieldk(L, 0, (lua_KContext)task, sleep_zero_k);
+}
+
+/* sleep(delay, ...): waits delay seconds, then returns the other arguments.
+ * 0 or less is exactly one trip round the loop. */
 static int l_sleep(lua_State *L)
 {
   int is_integer;
-  if (lua_tointegerx(L, 1, &is_integer) == 0 && is_integer)
-    return sleep_once(L, peri__rt(L));
+  if (peri_likely(lua_tointegerx(L, 1, &is_integer) == 0 && is_integer))
+    return sleep_zero(L, peri__rt(L));
   return sleep_for(L, peri__rt(L));
 }
 
 static int l_sleep_own(lua_State *L)
 {
   int is_integer;
-  if (lua_tointegerx(L, 1, &is_integer) == 0 && is_integer)
-    return sleep_once(L, peri__own_rt(L));
+  if (peri_likely(lua_tointegerx(L, 1, &is_integer) == 0 && is_integer))
+    return sleep_zero(L, peri__own_rt(L));
   return sleep_for(L, peri__own_rt(L));
 }
 

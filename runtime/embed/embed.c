@@ -52,10 +52,27 @@ static void set_error(peri_runtime *rt, const char *text)
   rt->error = text != NULL ? strdup(text) : NULL;
 }
 
+/* [error object, trace or nil] -> its text with causes and sub-errors */
+static int object_text(lua_State *L, peri_runtime *rt)
+{
+  if (!lua_isnil(L, 2))
+    peri__trace_text(L, rt);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "perilune.exceptions");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "tell");
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, 2);
+  lua_call(L, 2, 1);
+  return 1;
+}
+
 /* [error, trace or nil] -> text */
 static int error_text(lua_State *L)
 {
   peri_runtime *rt = peri_of(L);
+  if (peri__is_error_object(L, rt, 1))
+    return object_text(L, rt);
   const char *text;
   if (lua_isstring(L, 1) || luaL_getmetafield(L, 1, "__tostring"))
     text = peri__describe(L, 1);
@@ -192,9 +209,10 @@ static void start_finish(lua_State *L, peri_runtime *rt)
   lua_replace(L, -2);
   lua_pushvalue(L, top + 1);
   peri_task *task = peri__task_new(L, rt, loop, top + 1, top + 2);
-  peri__task_start(L, rt, task, false);
+  lua_pushvalue(L, -1);
   aim(L, rt, loop);
   rt->main_phase = PERI_MAIN_FINISHES;
+  peri__task_start(L, rt, task, true); /* it cancels before they run on */
   lua_settop(L, top);
 }
 

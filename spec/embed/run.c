@@ -44,6 +44,65 @@ static void tells_errors(void)
   peri_close(runtime);
 }
 
+static void runs_files(void)
+{
+  char path[] = "/tmp/perilune_spec_XXXXXX";
+  int fd = mkstemp(path);
+  CHECK(fd >= 0);
+  FILE *file = fdopen(fd, "w");
+  fputs("#!/usr/bin/env perilune\n"
+        "x, n = require('perilune').sleep(0, 7), select('#', ...)\n", file);
+  fclose(file);
+  peri_runtime *runtime;
+  CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
+  CHECK_INT(PERI_OK, peri_run_file(runtime, path));
+  CHECK_INT(7, global_integer(peri_state(runtime), "x"));
+  CHECK_INT(0, global_integer(peri_state(runtime), "n"));
+  CHECK_INT(PERI_OK, run_code(runtime, "x = nil"));
+  CHECK_INT(PERI_OK, peri_start_file(runtime, path));
+  while (peri_step(runtime, 0) > 0)
+    ;
+  CHECK_INT(7, global_integer(peri_state(runtime), "x"));
+  peri_close(runtime);
+  remove(path);
+}
+
+static int logged_level;
+static char logged[200];
+
+static void on_log(void *ud, int level, const char *text)
+{
+  CHECK(ud == &logged_level);
+  logged_level = level;
+  snprintf(logged, sizeof logged, "%s", text);
+}
+
+static void logs_to_the_host(void)
+{
+  peri_options options;
+  peri_options_init(&options);
+  options.log = on_log;
+  options.log_ud = &logged_level;
+  options.debug = 1;
+  peri_runtime *runtime;
+  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
+  CHECK_INT(PERI_OK,
+            run_code(runtime,
+                     "local peri = require 'perilune'\n"
+                     "local log = require 'perilune.log'\n"
+                     "assert(peri.get_running_loop():get_debug())\n"
+                     "log.warning('mind the %s', 'gap')\n"));
+  CHECK_INT(30, logged_level);
+  CHECK(strstr(logged, "mind the gap") != NULL);
+  CHECK_INT(PERI_OK, run_code(runtime,
+                              "local peri = require 'perilune'\n"
+                              "peri.get_running_loop():call_soon(error, 'x')\n"
+                              "peri.sleep(0)\n"));
+  CHECK_INT(40, logged_level);
+  CHECK(strstr(logged, "an error in a call_soon callback\nx") != NULL);
+  peri_close(runtime);
+}
+
 static void runs_functions(void)
 {
   peri_runtime *runtime;
@@ -155,6 +214,8 @@ int main(void)
 {
   runs_strings();
   tells_errors();
+  runs_files();
+  logs_to_the_host();
   runs_functions();
   waits_for_leftovers();
   hands_exit_to_the_host();

@@ -25,6 +25,22 @@ describe("stock lua5.4", function()
     ]])
   end)
 
+  it("has an event loop outside a run: the one that was set, or a new one", function()
+    expect("false\ttrue\ttrue\ttrue\n", "", 0, support.run_stock [[
+      local peri = require "perilune"
+      local ok = pcall(peri.get_running_loop)
+      local first = peri.get_event_loop()
+      local mine = peri.new_event_loop()
+      local same = peri.get_event_loop() == first
+      peri.set_event_loop(mine)
+      local set = peri.get_event_loop() == mine
+      peri.set_event_loop(nil)
+      local other = peri.get_event_loop()
+      print(ok, same, set, other ~= mine)
+      for _, loop in ipairs { first, mine, other } do loop:close() end
+    ]])
+  end)
+
   it("keeps its own os.exit", function()
     expect("", "", 5, support.run_stock [[
       local peri = require "perilune"

@@ -79,6 +79,20 @@ describe("perilune FILE", function()
     ]])
   end)
 
+  it("has print_stack tell where a task stands, on stderr", function()
+    local out, err, status = code [[
+      local peri = require "perilune"
+      local function stand() peri.sleep(60) end
+      local task = peri.create_task { function() stand() end, name = "sleeper" }
+      peri.sleep(0)
+      task:print_stack()
+    ]]
+    assert.equal("", out)
+    assert.equal(0, status)
+    assert.equal("<Task sleeper pending>\nstack traceback:\n", err:match "^[^\n]*\n[^\n]*\n")
+    assert.matches("in .*stand", err)
+  end)
+
   it("exports Lua's symbols, so that C modules load", function()
     expect("table\n", "", 0, code 'print(type(require "lfs"))')
   end)

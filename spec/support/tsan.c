@@ -2,7 +2,8 @@
  * tsan.c: linked into the programs of a ThreadSanitizer build only. Lua and
  * libuv come as they are, without instrumentation, and two of the functions
  * they call are not among those that gcc 12's ThreadSanitizer follows:
- *   _longjmp, by which Lua raises and yields: without it every frame of ours
+ *   _longjmp, by which Lua raises and yields (under its fortified name,
+ *   __longjmp_chk, in Debian's liblua): without it every frame of ours
  *   that is jumped over stays on the sanitizer's stack for ever, which
  *   spoils its reports and overflows in the end;
  *   syscall, by which libuv closes descriptors: one that another thread then
@@ -15,10 +16,16 @@
 #include <unistd.h>
 
 _Noreturn void __wrap__longjmp(jmp_buf target, int value);
+_Noreturn void __wrap___longjmp_chk(jmp_buf target, int value);
 long __real_syscall(long number, ...);
 long __wrap_syscall(long number, ...);
 
 void __wrap__longjmp(jmp_buf target, int value)
+{
+  longjmp(target, value);
+}
+
+void __wrap___longjmp_chk(jmp_buf target, int value)
 {
   longjmp(target, value);
 }
