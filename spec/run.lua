@@ -1,8 +1,9 @@
 -- perilune spec/run.lua [BUSTED ARGUMENTS]
 -- Runs busted inside the runtime: hooks and test bodies may wait. Without a
 -- file or directory among the arguments every *_spec.lua under spec/ is run;
--- paths are relative to the repository. PERILUNE_SPEC_GC=max sets the collector
--- to its maximum, PERILUNE names the program that specs start as a child.
+-- paths are relative to the repository. PERILUNE names the program that specs
+-- start as a child. PERILUNE_SPEC_GC=max sets the collector to its maximum, and
+-- leaves out what is tagged #heavy, which would take hours then.
 --
 -- busted restores package.loaded after each file. A perilune.* module first
 -- loaded inside a file would therefore be loaded once more by the next file
@@ -36,20 +37,21 @@ package.loaded["busted.core"] = function()
   return core
 end
 
--- Ours come first, so that the caller's win.
-table.move(arg, 1, #arg, 5)
-table.move({
+local options = {
   "--directory=" .. root,
   "--pattern=_spec%.lua$",
   "--helper=" .. here .. "/support/helper.lua",
   "--loaders=lua",
-}, 1, 4, 1, arg)
-
+}
 -- With the collector at its maximum a cycle follows the other: a value that
 -- nothing anchors is gone at the next allocation or so.
 if os.getenv "PERILUNE_SPEC_GC" == "max" then
   collectgarbage("incremental", 1, 1000, 1)
+  options[#options + 1] = "--exclude-tags=heavy"
 end
+-- Ours come first, so that the caller's win.
+table.move(arg, 1, #arg, #options + 1)
+table.move(options, 1, #options, 1, arg)
 
 local run = require "busted.runner"
 run { standalone = false }

@@ -164,7 +164,7 @@ bool peri__push_awaitable_future(lua_State *L, peri_runtime *rt,
   if (peri__is_coroutine(L, rt, idx)) {
     if (loop->factory) {
       lua_pushvalue(L, idx);
-      peri__task_by_factory(L, rt, loop, loop_idx, fn);
+      peri__task_by_factory(L, rt, loop, fn);
       return true;
     }
     peri__coroutine_take(L, rt, idx);
@@ -177,7 +177,7 @@ bool peri__push_awaitable_future(lua_State *L, peri_runtime *rt,
   }
   if (loop->factory) {
     coroutine_new(L, rt, fn);
-    peri__task_by_factory(L, rt, loop, loop_idx, fn);
+    peri__task_by_factory(L, rt, loop, fn);
     return true;
   }
   peri_task *task = peri__task_new(L, rt, loop, loop_idx, fn);

@@ -393,7 +393,8 @@ struct peri_runtime {
 
   peri_options options;
   bool owns_state, closed;
-  bool sigpipe_blocked, sigpipe_pending; /* by us; before us */
+  int sigpipe_depth;
+  bool sigpipe_blocked, sigpipe_pending; /* before us */
   struct peri_heap *heap; /* of peri_new, with a limit */
   bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
@@ -584,13 +585,14 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
 void peri__task_open(lua_State *L, peri_runtime *rt);
 peri_task *peri__check_task(lua_State *L, peri_runtime *rt, int arg);
 /* Makes a task of the function and arguments from fn to the top of the stack;
- * the task stands in their place. The first step is queued, unless eager. */
+ * the task stands in their place. The loop stands at loop_idx, or nowhere (0).
+ * The first step is queued, unless eager. */
 peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int loop_idx, int fn);
 /* The coroutine object on top of the stack becomes a task made by the loop's
  * factory. */
 void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                           int loop_idx, int fn);
+                           int fn);
 void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
                       bool eager);
 void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task);

@@ -13,6 +13,7 @@ typedef struct peri_gather peri_gather;
 
 typedef struct peri_child {
   peri_node node;
+  peri_future *future; /* the gather's table holds it */
   uint32_t index; /* of the child in the gather's table */
   uint32_t place; /* of this node among the gather's */
 } peri_child;
@@ -140,6 +141,13 @@ void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
 {
   peri_child *child = (peri_child *)node;
   peri_gather *gather = gather_of(child);
+  /* Most children bring nothing but their number: the values are collected
+   * after the last one. */
+  if (peri_likely(child->future->state == PERI_FINISHED &&
+                  gather->finished + 1 < gather->nodes)) {
+    gather->finished++;
+    return;
+  }
   int top = lua_gettop(L);
   luaL_checkstack(L, 12, NULL);
   peri__push_anchors(L, gather->future.loop);
@@ -178,8 +186,8 @@ static peri_loop *push_loop_of(lua_State *L, peri_runtime *rt, int list,
                                lua_Integer n)
 {
   for (lua_Integer i = 1; i <= n; i++) {
-    lua_rawgeti(L, list, i);
-    peri_future *future = peri__to_future(L, rt, -1);
+    bool candidate = lua_rawgeti(L, list, i) == LUA_TUSERDATA;
+    peri_future *future = candidate ? peri__to_future(L, rt, -1) : NULL;
     lua_pop(L, 1);
     if (future != NULL) {
       peri__push_loop(L, future->loop);
@@ -194,20 +202,23 @@ static peri_loop *push_loop_of(lua_State *L, peri_runtime *rt, int list,
 }
 
 /* Turns the awaitable i of the list into a future in the table of children,
- * with seen (at 6) mapping what was given to the first place it had. */
-static bool adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                  lua_Integer i)
+ * with seen (at 6) mapping what was given to the first place it had. NULL: it
+ * had one. */
+static peri_future *adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          lua_Integer i)
 {
   enum { LIST = 1, LOOP = 4, CHILDREN = 5, SEEN = 6 };
-  lua_rawgeti(L, LIST, i);
-  lua_pushvalue(L, -1);
-  if (!lua_isfunction(L, -1) && !lua_isnil(L, -1) &&
-      lua_rawget(L, SEEN) != LUA_TNIL) {
-    lua_rawseti(L, CHILDREN, i);
+  int type = lua_rawgeti(L, LIST, i);
+  bool unique = type == LUA_TFUNCTION; /* each call is a child of its own */
+  if (!unique && type != LUA_TNIL) {
+    lua_pushvalue(L, -1);
+    if (lua_rawget(L, SEEN) != LUA_TNIL) {
+      lua_rawseti(L, CHILDREN, i);
+      lua_pop(L, 1);
+      return NULL;
+    }
     lua_pop(L, 1);
-    return false;
   }
-  lua_pop(L, 1);
   if (!peri__push_awaitable_future(L, rt, loop, LOOP, -1)) {
     lua_pushfstring(L, "item %I of the list: awaitable expected, got %s",
                     (LUAI_UACINT)i, luaL_typename(L, -1));
@@ -217,14 +228,14 @@ static bool adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
   if (future->loop != loop)
     peri__throw(L, rt, PERI_ERR_VALUE,
                 "The future belongs to a different loop than the others");
-  if (!lua_isfunction(L, -2)) {
+  if (!unique) {
     lua_pushvalue(L, -2);
     lua_pushvalue(L, -2);
     lua_rawset(L, SEEN);
   }
   lua_rawseti(L, CHILDREN, i);
   lua_pop(L, 1);
-  return true;
+  return future;
 }
 
 static int empty_gather(lua_State *L, peri_runtime *rt, peri_loop *loop)
@@ -259,12 +270,10 @@ static peri_gather *gather_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
 
 /* Hangs the gather on a child, unless that is done: then it is dealt with at
  * the end, when the gather stands. */
-static bool attach(lua_State *L, peri_gather *gather, uint32_t i)
+static bool attach(peri_gather *gather, peri_future *future, uint32_t i)
 {
-  lua_rawgeti(L, 5, i);
-  peri_future *future = lua_touserdata(L, -1);
-  lua_pop(L, 1);
   peri_child *child = &gather->child[gather->nodes];
+  child->future = future;
   child->index = i;
   child->place = gather->nodes++;
   child->node.kind = PERI_NODE_CHILD;
@@ -289,7 +298,7 @@ static int l_gather(lua_State *L)
     return empty_gather(L, rt, loop);
   lua_createtable(L, (int)n, 0);
   lua_newtable(L);
-  uint8_t *fresh = lua_newuserdatauv(L, (size_t)n, 0);
+  peri_future **fresh = lua_newuserdatauv(L, (size_t)n * sizeof *fresh, 0);
   for (lua_Integer i = 1; i <= n; i++)
     fresh[i - 1] = adopt(L, rt, loop, i);
   peri_gather *gather = gather_new(L, rt, loop, n); /* at 8 */
@@ -297,16 +306,14 @@ static int l_gather(lua_State *L)
   gather->anchor = peri__anchor(L, loop);
   bool late = false;
   for (uint32_t i = 1; i <= (uint32_t)n; i++)
-    if (fresh[i - 1] && !attach(L, gather, i))
+    if (fresh[i - 1] != NULL && !attach(gather, fresh[i - 1], i))
       late = true;
   lua_pushvalue(L, 5);
   for (uint32_t k = 0; late && k < gather->nodes; k++) {
-    lua_rawgeti(L, 5, gather->child[k].index);
-    peri_future *future = lua_touserdata(L, -1);
-    lua_pop(L, 1);
-    if (!peri__node_listed(&gather->child[k].node) &&
-        future->state != PERI_PENDING)
-      child_done(L, rt, 8, gather->child[k].index);
+    peri_child *child = &gather->child[k];
+    if (!peri__node_listed(&child->node) &&
+        child->future->state != PERI_PENDING)
+      child_done(L, rt, 8, child->index);
   }
   lua_settop(L, 8);
   return 1;

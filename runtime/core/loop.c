@@ -346,7 +346,7 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
   }
 }
 
-/* The ordinary step, which is most of what a loop does: a task that has started,
+/* The ordinary step, most of what a loop does: a task that has started,
  * is not cancelled and has no coroutines of the script's goes on to its next
  * wait. All others are for task.c. Leaves rt->task set after a wait. */
 static inline void step(lua_State *L, peri_runtime *rt, peri_task *task)

@@ -175,7 +175,7 @@ static void patch_exit(lua_State *L, peri_runtime *rt)
  * as long as the runtime works, and one of our making is taken away. */
 void peri__sigpipe_block(peri_runtime *rt)
 {
-  if (rt->options.sigpipe_ignored || rt->sigpipe_blocked)
+  if (rt->options.sigpipe_ignored || rt->sigpipe_depth++ > 0)
     return;
   sigset_t pipe, old, pending;
   sigemptyset(&pipe);
@@ -183,14 +183,13 @@ void peri__sigpipe_block(peri_runtime *rt)
   sigpending(&pending);
   rt->sigpipe_pending = sigismember(&pending, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe, &old);
-  rt->sigpipe_blocked = !sigismember(&old, SIGPIPE);
+  rt->sigpipe_blocked = sigismember(&old, SIGPIPE);
 }
 
 void peri__sigpipe_restore(peri_runtime *rt)
 {
-  if (!rt->sigpipe_blocked)
+  if (rt->options.sigpipe_ignored || --rt->sigpipe_depth > 0)
     return;
-  rt->sigpipe_blocked = false;
   sigset_t pipe;
   sigemptyset(&pipe);
   sigaddset(&pipe, SIGPIPE);
@@ -198,7 +197,8 @@ void peri__sigpipe_restore(peri_runtime *rt)
   if (!rt->sigpipe_pending)
     while (sigtimedwait(&pipe, NULL, &now) > 0)
       continue;
-  pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+  if (!rt->sigpipe_blocked)
+    pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
 }
 
 /* -- What is to be done at the close ---------------------------------------------------------- */

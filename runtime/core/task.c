@@ -59,7 +59,6 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
 static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
                            lua_State *co, int anchor, uint16_t flags)
 {
-  lua_settop(co, 0);
   if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT) || !pool_room(rt, loop)) {
     peri__unanchor(L, loop, anchor);
     return;
@@ -158,11 +157,13 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
 }
 
 /* The task at ROOT_TASK ends with the values above ROOT_HANDLER, or with the
- * error on top. */
-static int conclude(lua_State *co, peri_runtime *rt, int status)
+ * error on top. The root returns nothing: its coroutine is empty then. */
+static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
+                    int status)
 {
-  peri_task *task = lua_touserdata(co, ROOT_TASK);
-  lua_checkstack(co, 16);
+  int values = lua_gettop(co) - ROOT_HANDLER;
+  if (values > 1) /* one has the place of the function, and all its room */
+    lua_checkstack(co, 16);
   if (status == LUA_ERRMEM) {
     task->flags |= PERI_T_SPOILT;
     task->future.flags |= PERI_F_NO_MEMORY;
@@ -177,18 +178,17 @@ static int conclude(lua_State *co, peri_runtime *rt, int status)
     peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
   } else {
     leave(co, rt, task);
-    peri__future_resolve(co, rt, ROOT_TASK, lua_gettop(co) - ROOT_HANDLER);
+    peri__future_resolve(co, rt, ROOT_TASK, values);
   }
-  lua_settop(co, 0);
   return 0;
 }
 
 static int owed_k(lua_State *co, int status, lua_KContext ctx)
 {
-  peri_runtime *rt = peri__rt(co);
+  peri_task *task = lua_touserdata(co, ROOT_TASK);
   if (status != LUA_OK && status != LUA_YIELD)
     lua_pop(co, 1); /* what the settling of debts raised */
-  return conclude(co, rt, (int)ctx);
+  return conclude(co, task->future.loop->rt, task, (int)ctx);
 }
 
 /* Scopes that could not wait handed what they own to the task. */
@@ -210,25 +210,23 @@ static int settle_debts(lua_State *co, peri_runtime *rt, int status)
 
 static int root_k(lua_State *co, int status, lua_KContext ctx)
 {
-  (void)ctx;
-  peri_runtime *rt = peri__rt(co);
-  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  peri_task *task = (peri_task *)ctx;
+  peri_runtime *rt = task->future.loop->rt;
   if (peri_unlikely(task->flags & PERI_T_OWES))
     return settle_debts(co, rt, status == LUA_YIELD ? LUA_OK : status);
-  return conclude(co, rt, status);
+  return conclude(co, rt, task, status);
 }
 
 /* [task, message handler, function, arguments...] */
 static int root(lua_State *co)
 {
-  peri_runtime *rt = peri__rt(co);
   peri_task *task = lua_touserdata(co, ROOT_TASK);
+  peri_runtime *rt = task->future.loop->rt;
   if (peri_unlikely(task->outcome == PERI_OUTCOME_CANCEL)) {
     task->outcome = PERI_OUTCOME_OK;
     leave(co, rt, task);
     lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
     peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
-    lua_settop(co, 0);
     return 0;
   }
   if (peri_unlikely(task->outcome != PERI_OUTCOME_OK)) {
@@ -236,13 +234,13 @@ static int root(lua_State *co)
                                ? PERI_REF_INTERRUPT
                                : PERI_REF_KILL);
     fail(co, rt, task, ROOT_TASK);
-    lua_settop(co, 0);
     return 0;
   }
   int nargs = lua_gettop(co) - ROOT_FUNCTION;
+  lua_KContext ctx = (lua_KContext)task;
   int status =
-      lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, 0, root_k);
-  return root_k(co, status, 0);
+      lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, ctx, root_k);
+  return root_k(co, status, ctx);
 }
 
 /* Keeps the frames of the error; notes that the coroutine ran deep. */
@@ -261,7 +259,8 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int loop_idx, int fn)
 {
   int nargs = lua_gettop(L) - fn;
-  loop_idx = lua_absindex(L, loop_idx);
+  if (loop_idx != 0)
+    loop_idx = lua_absindex(L, loop_idx);
   luaL_checkstack(L, 8, NULL);
   peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
   peri__future_init(&task->future, PERI_KIND_TASK, loop);
@@ -280,7 +279,10 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                     : loop->clock;
   peri__push_ref(L, rt, PERI_REF_TASK);
   lua_setmetatable(L, -2);
-  lua_pushvalue(L, loop_idx);
+  if (loop_idx != 0)
+    lua_pushvalue(L, loop_idx);
+  else
+    peri__push_loop(L, loop);
   lua_setiuservalue(L, -2, PERI_UV_LOOP);
   task->co = take_coroutine(L, loop, &task->anchor);
   lua_State *co = task->co;
@@ -429,7 +431,8 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
   task->wait = PERI_WAIT_NONE;
   if (!(task->flags & PERI_T_STARTED)) {
     lua_checkstack(L, 4);
-    peri__push_task(L, task);
+    lua_pushvalue(task->co, 2); /* peri__push_task; it has room */
+    lua_xmove(task->co, L, 1);
     top = lua_gettop(L);
   }
   int status = resume(L, rt, task);

@@ -42,12 +42,11 @@ static void set_name(lua_State *L, peri_runtime *rt, int task_idx, int idx)
 
 /* factory(loop, coro, opts): what it returns must be a task. */
 static void by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                       int loop_idx, int fn, const peri_spec *spec)
+                       int fn, const peri_spec *spec)
 {
-  loop_idx = lua_absindex(L, loop_idx);
   luaL_checkstack(L, 8, NULL);
   peri__push_setting(L, loop, "task_factory");
-  lua_pushvalue(L, loop_idx);
+  peri__push_loop(L, loop);
   lua_pushvalue(L, fn);
   lua_createtable(L, 0, 3);
   if (spec != NULL && spec->name != 0) {
@@ -72,9 +71,9 @@ static void by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
 }
 
 void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                           int loop_idx, int fn)
+                           int fn)
 {
-  by_factory(L, rt, loop, loop_idx, fn, NULL);
+  by_factory(L, rt, loop, fn, NULL);
 }
 
 static int throw_not_callable(lua_State *L, peri_runtime *rt, int first)
@@ -98,6 +97,8 @@ static int throw_not_callable(lua_State *L, peri_runtime *rt, int first)
  * first, which the arguments follow, in their place. */
 static void unfold(lua_State *L, peri_runtime *rt, int first)
 {
+  if (peri_likely(lua_isfunction(L, first)))
+    return;
   if (peri__is_coroutine(L, rt, first)) {
     if (lua_gettop(L) > first)
       peri__throw(L, rt, PERI_ERR_TYPE,
@@ -108,11 +109,9 @@ static void unfold(lua_State *L, peri_runtime *rt, int first)
     lua_remove(L, first);
     return;
   }
-  if (!lua_isfunction(L, first)) {
-    if (luaL_getmetafield(L, first, "__call") == LUA_TNIL)
-      throw_not_callable(L, rt, first);
-    lua_pop(L, 1);
-  }
+  if (luaL_getmetafield(L, first, "__call") == LUA_TNIL)
+    throw_not_callable(L, rt, first);
+  lua_pop(L, 1);
 }
 
 /* The coroutine object that a factory gets. */
@@ -135,7 +134,7 @@ static int make(lua_State *L, peri_runtime *rt, peri_loop *loop, int loop_idx,
     if (!lua_isfunction(L, first) && !peri__is_coroutine(L, rt, first))
       throw_not_callable(L, rt, first);
     fold(L, rt, first);
-    by_factory(L, rt, loop, loop_idx, first, spec);
+    by_factory(L, rt, loop, first, spec);
     if (spec != NULL && spec->name != 0)
       set_name(L, rt, first, spec->name);
     return 1;
@@ -213,14 +212,11 @@ int peri__create_task(lua_State *L, peri_runtime *rt, peri_loop *loop,
   return make(L, rt, loop, loop_idx, first + 4, flags, &spec);
 }
 
-/* The running loop goes below the arguments. */
-static peri_loop *insert_running_loop(lua_State *L, peri_runtime *rt)
+static peri_loop *check_running_loop(lua_State *L, peri_runtime *rt)
 {
   peri_loop *loop = peri__running_loop(rt);
   if (peri_unlikely(loop == NULL))
     peri__throw(L, rt, PERI_ERR_RUNTIME, "no running event loop");
-  peri__push_ref(L, rt, PERI_REF_LOOP);
-  lua_insert(L, 1);
   return loop;
 }
 
@@ -228,16 +224,16 @@ static peri_loop *insert_running_loop(lua_State *L, peri_runtime *rt)
 static int l_create_task(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_loop *loop = insert_running_loop(L, rt);
-  return peri__create_task(L, rt, loop, 1, 2, 0);
+  peri_loop *loop = check_running_loop(L, rt);
+  return peri__create_task(L, rt, loop, 0, 1, 0);
 }
 
 /* spawn(fn, ...): no handle; an error is reported as soon as it happens. */
 static int l_spawn(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_loop *loop = insert_running_loop(L, rt);
-  peri__create_task(L, rt, loop, 1, 2, PERI_T_SPAWNED);
+  peri_loop *loop = check_running_loop(L, rt);
+  peri__create_task(L, rt, loop, 0, 1, PERI_T_SPAWNED);
   return 0;
 }
 

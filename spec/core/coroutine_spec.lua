@@ -147,7 +147,7 @@ describe("coroutine.close", function()
     assert.matches("cannot close a running coroutine", err, 1, true)
   end)
 
-  it("of 20,000 coroutines that close each other is an error, not a crash", function()
+  it("of 20,000 coroutines that close each other is an error, not a crash #heavy", function()
     local depth = 0
     -- Built from the innermost out, since starting them nested would meet the
     -- limit on resumes first.

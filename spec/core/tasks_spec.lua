@@ -129,7 +129,7 @@ describe("a task", function()
     spin(2)
   end)
 
-  it("leaves nothing of its name behind", function()
+  it("leaves nothing of its name behind #heavy", function()
     local function named(n)
       for i = 1, n do
         peri.create_task { function() end, name = ("a name of some length, number %d"):format(i) }
@@ -419,7 +419,7 @@ describe("ensure_future", function()
   end)
 end)
 
-describe("depth", function()
+describe("depth #heavy", function()
   it("of 10,000 coroutine objects awaiting each other is fine", function()
     local function nest(n)
       if n == 0 then return "bottom" end

@@ -93,7 +93,7 @@ describe("call_later and call_at", function()
     handle:cancel()
   end)
 
-  it("are forgotten when they are cancelled, however many", function()
+  it("are forgotten when they are cancelled, however many #heavy", function()
     local loop = peri.get_running_loop()
     support.collect()
     local before = collectgarbage "count"
