@@ -224,6 +224,13 @@ function support.run_stock(code)
   }, " "))
 end
 
+-- ThreadSanitizer keeps a signal back until the program calls something that
+-- blocks; code that runs on never gets it.
+local tsan = (os.getenv "PERILUNE_PRELOAD" or ""):find("tsan", 1, true) ~= nil
+
+---Whether a signal interrupts code that runs on.
+support.signals_interrupt = not tsan
+
 ---Runs code as a script of the program.
 function support.run_code(code, ...)
   return support.run_program { support.file(code), ... }
