@@ -188,8 +188,7 @@ static int l_clock_advance(lua_State *L)
     return peri__throw(L, rt, PERI_ERR_VALUE,
                        "Clock.advance: a real clock goes by itself");
   if (!(seconds >= 0))
-    return peri__arg_error(L, rt, PERI_ERR_VALUE, 2,
-                           "a clock cannot go back");
+    return peri__arg_error(L, rt, PERI_ERR_VALUE, 2, "a clock cannot go back");
   if (!clock->paused)
     clock->base = peri__clock_after(
         clock, peri__nanoseconds(seconds * (lua_Number)clock->scale));
@@ -322,8 +321,7 @@ static const luaL_Reg functions[] = {{"Clock_new", l_clock_new},
                                      {"use_clock", l_use_clock},
                                      {NULL, NULL}};
 
-static const luaL_Reg scope_meta[] = {{"__close", restore_clock},
-                                      {NULL, NULL}};
+static const luaL_Reg scope_meta[] = {{"__close", restore_clock}, {NULL, NULL}};
 
 void peri__clock_open(lua_State *L, peri_runtime *rt)
 {

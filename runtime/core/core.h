@@ -76,7 +76,7 @@ typedef enum peri_error_class {
 #define X(name, text) PERI_ERR_##name,
   PERI_ERROR_CLASSES(X)
 #undef X
-    PERI_ERR_COUNT
+      PERI_ERR_COUNT
 } peri_error_class;
 
 /* Errors that our own pcall, xpcall, resume and wrap never catch. */
@@ -134,8 +134,8 @@ struct peri_clock {
 /* -- Futures ------------------------------------------------------------- */
 
 enum {
-  PERI_UV_RESULT = 1,  /* result, error, cancel message */
-  PERI_UV_LINKS = 2,   /* callbacks while pending, the trace once failed */
+  PERI_UV_RESULT = 1, /* result, error, cancel message */
+  PERI_UV_LINKS = 2,  /* callbacks while pending, the trace once failed */
   PERI_UV_LOOP = 3,
   PERI_UV_CONTEXT = 4, /* tasks only */
   PERI_UV_CHILDREN = 4 /* gathers only */
@@ -269,9 +269,9 @@ struct peri_loop {
   peri_clock *clock;
   double slow_callback_duration;
   bool running, closed, closing, stopping, debug, factory;
-  int rounds_left;      /* until it is asked whether a look is due */
-  int rounds_unpolled;  /* from the last look at the kernel until then */
-  int stride;           /* rounds between two readings of the clock for that */
+  int rounds_left;     /* until it is asked whether a look is due */
+  int rounds_unpolled; /* from the last look at the kernel until then */
+  int stride;          /* rounds between two readings of the clock for that */
   uint64_t last_reading;
 };
 
@@ -289,10 +289,10 @@ struct peri_run_record {
 
 /* Places in the registry (luaL_ref), one array slot each. */
 #define PERI_REFS(X)                                                           \
-  X(LOOP)             /* the running loop, or false */                         \
-  X(ANCHORS)          /* its anchors */                                        \
-  X(EVENT_LOOP)       /* what set_event_loop set, or false */                  \
-  X(FUTURE)           /* metatables */                                         \
+  X(LOOP)       /* the running loop, or false */                               \
+  X(ANCHORS)    /* its anchors */                                              \
+  X(EVENT_LOOP) /* what set_event_loop set, or false */                        \
+  X(FUTURE)     /* metatables */                                               \
   X(TASK)                                                                      \
   X(GATHER)                                                                    \
   X(LINK)                                                                      \
@@ -300,37 +300,37 @@ struct peri_run_record {
   X(LOOP_META)                                                                 \
   X(CLOCK_META)                                                                \
   X(COROUTINE)                                                                 \
-  X(ROOT)             /* what a task's coroutine runs, and its handler */      \
+  X(ROOT) /* what a task's coroutine runs, and its handler */                  \
   X(ROOT_HANDLER)                                                              \
   X(TRACE_HANDLER)                                                             \
   X(UNSEEN)                                                                    \
   X(WATCHER)                                                                   \
   X(SCOPE)                                                                     \
-  X(OBJECTS)          /* weak: C pointer to userdata */                        \
-  X(NAMES)            /* weak: task to its name */                             \
-  X(OWED)             /* weak: task to a list of futures */                    \
-  X(TRACE_ERROR)      /* the error on its way, and its trace */                \
+  X(OBJECTS)     /* weak: C pointer to userdata */                             \
+  X(NAMES)       /* weak: task to its name */                                  \
+  X(OWED)        /* weak: task to a list of futures */                         \
+  X(TRACE_ERROR) /* the error on its way, and its trace */                     \
   X(TRACE)                                                                     \
-  X(KILLS)            /* weak: coroutine to its stack (kill.c) */              \
-  X(KILL)             /* the sentinels */                                      \
+  X(KILLS) /* weak: coroutine to its stack (kill.c) */                         \
+  X(KILL)  /* the sentinels */                                                 \
   X(EXIT)                                                                      \
   X(INTERRUPT)                                                                 \
-  X(CLASSES)          /* name to error class */                                \
-  X(CONTEXT)          /* the context outside tasks, or false */                \
-  X(CORE)             /* the table perilune._core */                           \
-  X(CLOCK)            /* the real clock */                                     \
-  X(EXCEPTION)        /* default exception handler, or false */                \
-  X(LOG)              /* log function, or false */                             \
-  X(BASE)             /* the host's loop, or false */                          \
-  X(MAIN)             /* the host's main task */                               \
-  X(GOAL)             /* what the host's run is for */                         \
-  X(CLOSERS)          /* peri__at_close: userdata */
+  X(CLASSES)   /* name to error class */                                       \
+  X(CONTEXT)   /* the context outside tasks, or false */                       \
+  X(CORE)      /* the table perilune._core */                                  \
+  X(CLOCK)     /* the real clock */                                            \
+  X(EXCEPTION) /* default exception handler, or false */                       \
+  X(LOG)       /* log function, or false */                                    \
+  X(BASE)      /* the host's loop, or false */                                 \
+  X(MAIN)      /* the host's main task */                                      \
+  X(GOAL)      /* what the host's run is for */                                \
+  X(CLOSERS)   /* peri__at_close: userdata */
 
 enum {
 #define X(name) PERI_REF_##name,
   PERI_REFS(X)
 #undef X
-  PERI_REF_COUNT
+      PERI_REF_COUNT
 };
 
 typedef struct peri_post_record peri_post_record;
@@ -358,10 +358,10 @@ struct peri_runtime {
   int drive_depth;      /* turns on the C stack */
   int inner_status;     /* how the coroutine below ended (task.c) */
 
-  peri_list clocks; /* those with timers */
+  peri_list clocks;  /* those with timers */
   peri_clock *clock; /* the real one */
   uint64_t next_id;
-  int external; /* waits that only the outside can end */
+  int external;    /* waits that only the outside can end */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
@@ -395,8 +395,8 @@ struct peri_runtime {
   bool owns_state, closed;
   int sigpipe_depth;
   bool sigpipe_blocked, sigpipe_pending; /* before us */
-  struct peri_heap *heap; /* of peri_new, with a limit */
-  bool warns, warning_continues; /* of the state's warn() */
+  struct peri_heap *heap;                /* of peri_new, with a limit */
+  bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };

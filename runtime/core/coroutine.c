@@ -450,9 +450,10 @@ static int l_peri_xpcall(lua_State *L)
 }
 
 static const luaL_Reg coroutine_functions[] = {
-    {"create", l_create},   {"wrap", l_wrap},       {"resume", l_resume},
-    {"close", l_close},     {"status", l_status},   {"running", l_running},
-    {"yield", l_yield},     {"isyieldable", l_isyieldable},
+    {"create", l_create}, {"wrap", l_wrap},
+    {"resume", l_resume}, {"close", l_close},
+    {"status", l_status}, {"running", l_running},
+    {"yield", l_yield},   {"isyieldable", l_isyieldable},
     {NULL, NULL}};
 
 static const luaL_Reg protected_calls[] = {

@@ -335,8 +335,8 @@ static int l_await(lua_State *L)
     return throw_foreign_loop(L, rt, task);
   if (peri_unlikely(future == &task->future)) {
     luaL_tolstring(L, 1, NULL);
-    return peri__throw(L, rt, PERI_ERR_RUNTIME, "Task cannot await on itself: %s",
-                       lua_tostring(L, -1));
+    return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                       "Task cannot await on itself: %s", lua_tostring(L, -1));
   }
   lua_settop(L, 1);
   task->wait = PERI_WAIT_FUTURE;
@@ -409,8 +409,9 @@ static peri_future *check_pending(lua_State *L, peri_runtime *rt,
                 future->kind == PERI_KIND_TASK ? "Task" : "gather", method);
   if (future->state != PERI_PENDING) {
     luaL_tolstring(L, 1, NULL);
-    peri__throw(L, rt, PERI_ERR_INVALID_STATE, "%s: the future is already %s: %s",
-                method, state_names[future->state], lua_tostring(L, -1));
+    peri__throw(L, rt, PERI_ERR_INVALID_STATE,
+                "%s: the future is already %s: %s", method,
+                state_names[future->state], lua_tostring(L, -1));
   }
   return future;
 }
@@ -632,9 +633,9 @@ static int l_tostring(lua_State *L)
     const char *name = peri__task_name(L, rt, (peri_task *)future, 1);
     lua_pushfstring(L, "<Task %s %s>", name, state);
   } else {
-    lua_pushfstring(
-        L, "<%s %s>", future->kind == PERI_KIND_GATHER ? "gather" : "Future",
-        state);
+    lua_pushfstring(L, "<%s %s>",
+                    future->kind == PERI_KIND_GATHER ? "gather" : "Future",
+                    state);
   }
   return 1;
 }
@@ -683,14 +684,13 @@ static int l_isfuture(lua_State *L)
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"create_future", l_create_future},
-                                     {"isfuture", l_isfuture},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"create_future", l_create_future}, {"isfuture", l_isfuture}, {NULL, NULL}};
 
 void peri__future_open(lua_State *L, peri_runtime *rt)
 {
-  rt->meta_future = peri__metatable(L, rt, PERI_REF_FUTURE, "Future",
-                                    common_meta, methods);
+  rt->meta_future =
+      peri__metatable(L, rt, PERI_REF_FUTURE, "Future", common_meta, methods);
   lua_pop(L, 1);
   rt->meta_task =
       peri__metatable(L, rt, PERI_REF_TASK, "Task", common_meta, methods);

@@ -14,8 +14,8 @@ typedef struct peri_gather peri_gather;
 typedef struct peri_child {
   peri_node node;
   peri_future *future; /* the gather's table holds it */
-  uint32_t index; /* of the child in the gather's table */
-  uint32_t place; /* of this node among the gather's */
+  uint32_t index;      /* of the child in the gather's table */
+  uint32_t place;      /* of this node among the gather's */
 } peri_child;
 
 struct peri_gather {
@@ -50,8 +50,8 @@ static void push_outcome(lua_State *L, peri_runtime *rt, int child)
 }
 
 /* All children are done: the list of their values becomes the result. */
-static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather,
-                   int idx, int children)
+static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
+                   int children)
 {
   if (gather->cancel_requested) {
     peri__push_error(L, rt, PERI_ERR_CANCELLED, "");

@@ -288,7 +288,7 @@ static int l_when(lua_State *L)
 static int l_tostring(lua_State *L)
 {
   peri_handle *handle = check_handle(L, peri__rt(L), 1);
-  const char *state = handle->cancelled            ? "cancelled"
+  const char *state = handle->cancelled             ? "cancelled"
                       : handle->anchor == LUA_NOREF ? "done"
                                                     : "pending";
   lua_pushfstring(L, "<%s %s>", handle->timed ? "TimerHandle" : "Handle",

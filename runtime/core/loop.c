@@ -400,8 +400,8 @@ static void take_news(lua_State *L, peri_runtime *rt)
 }
 
 /* Nothing is ready, or it is time to ask whether a look is due. */
-static peri_cold void find_work(lua_State *L, peri_runtime *rt,
-                                peri_loop *loop, bool block)
+static peri_cold void find_work(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                                bool block)
 {
   if (has_work(loop)) {
     if (look_is_due(loop))
@@ -475,8 +475,8 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   run->loop->running = true;
   run->loop->stride = run->loop->rounds_left = 1;
   rt->thread = uv_thread_self();
-  peri__async_set(rt, run->loop->kernel != NULL ? &run->loop->kernel->wake
-                                                : NULL);
+  peri__async_set(rt,
+                  run->loop->kernel != NULL ? &run->loop->kernel->wake : NULL);
 }
 
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
@@ -488,9 +488,8 @@ void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
   if (outer != NULL) {
     peri__push_loop(L, outer->loop);
     lua_getiuservalue(L, -1, PERI_LOOP_UV_ANCHORS);
-    peri__async_set(rt, outer->loop->kernel != NULL
-                            ? &outer->loop->kernel->wake
-                            : NULL);
+    peri__async_set(rt, outer->loop->kernel != NULL ? &outer->loop->kernel->wake
+                                                    : NULL);
   } else {
     lua_pushboolean(L, false);
     lua_pushboolean(L, false);
@@ -559,10 +558,10 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   lua_setiuservalue(L, -2, PERI_LOOP_UV_ANCHORS);
   peri__push_ref(L, rt, PERI_REF_LOOP_META);
   lua_setmetatable(L, -2);
-  loop->clock = peri__clock_current(rt)->kind == PERI_CLOCK_REAL ||
-                        rt->run == NULL
-                    ? rt->clock
-                    : peri__clock_current(rt);
+  loop->clock =
+      peri__clock_current(rt)->kind == PERI_CLOCK_REAL || rt->run == NULL
+          ? rt->clock
+          : peri__clock_current(rt);
   peri__clock_use(L, loop->clock);
   loop->closed = false;
   return loop;

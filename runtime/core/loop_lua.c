@@ -386,14 +386,13 @@ static const luaL_Reg methods[] = {
     {"get_debug", l_get_debug},
     {NULL, NULL}};
 
-static const luaL_Reg functions[] = {
-    {"running_loop", l_running_loop},
-    {"get_running_loop", l_get_running_loop},
-    {"new_event_loop", l_new_event_loop},
-    {"get_event_loop", l_get_event_loop},
-    {"set_event_loop", l_set_event_loop},
-    {"set_clock", l_set_clock},
-    {NULL, NULL}};
+static const luaL_Reg functions[] = {{"running_loop", l_running_loop},
+                                     {"get_running_loop", l_get_running_loop},
+                                     {"new_event_loop", l_new_event_loop},
+                                     {"get_event_loop", l_get_event_loop},
+                                     {"set_event_loop", l_set_event_loop},
+                                     {"set_clock", l_set_clock},
+                                     {NULL, NULL}};
 
 void peri__loop_open(lua_State *L, peri_runtime *rt)
 {

@@ -132,10 +132,11 @@ static void publish_classes(lua_State *L, peri_runtime *rt)
   static const struct {
     const char *name;
     int ref;
-  } classes[] = {{"Future", PERI_REF_FUTURE},   {"Task", PERI_REF_TASK},
-                 {"Loop", PERI_REF_LOOP_META},  {"Handle", PERI_REF_HANDLE},
-                 {"Clock", PERI_REF_CLOCK_META}, {"Coroutine", PERI_REF_COROUTINE},
-                 {"Gather", PERI_REF_GATHER}};
+  } classes[] = {
+      {"Future", PERI_REF_FUTURE},    {"Task", PERI_REF_TASK},
+      {"Loop", PERI_REF_LOOP_META},   {"Handle", PERI_REF_HANDLE},
+      {"Clock", PERI_REF_CLOCK_META}, {"Coroutine", PERI_REF_COROUTINE},
+      {"Gather", PERI_REF_GATHER}};
   peri__push_ref(L, rt, PERI_REF_CORE);
   for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
     peri__push_methods(L, rt, classes[i].ref);

@@ -230,16 +230,15 @@ static int root(lua_State *co)
     return 0;
   }
   if (peri_unlikely(task->outcome != PERI_OUTCOME_OK)) {
-    peri__push_ref(co, rt, task->outcome == PERI_OUTCOME_INTERRUPT
-                               ? PERI_REF_INTERRUPT
-                               : PERI_REF_KILL);
+    peri__push_ref(co, rt,
+                   task->outcome == PERI_OUTCOME_INTERRUPT ? PERI_REF_INTERRUPT
+                                                           : PERI_REF_KILL);
     fail(co, rt, task, ROOT_TASK);
     return 0;
   }
   int nargs = lua_gettop(co) - ROOT_FUNCTION;
   lua_KContext ctx = (lua_KContext)task;
-  int status =
-      lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, ctx, root_k);
+  int status = lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, ctx, root_k);
   return root_k(co, status, ctx);
 }
 
@@ -458,8 +457,8 @@ static void step_inside(lua_State *L, peri_runtime *rt, peri_task *task)
 
 static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
 {
-  bool any = rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT
-                              : rt->has_context;
+  bool any =
+      rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
   if (peri_likely(!any) || task->flags & PERI_T_CONTEXT)
     return;
   peri__push_context(L, rt);
@@ -510,8 +509,7 @@ static void wake_with(peri_task *task, peri_outcome outcome)
 }
 
 /* Goes down a chain of tasks that await each other without recursion. */
-bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
-                       int message_idx)
+bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
 {
   int top = lua_gettop(L);
   size_t links = 0;
@@ -526,7 +524,8 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
       break;
     }
     int place = 1; /* of the awaited future in the waiting function */
-    if (task->wait == PERI_WAIT_RUN && ((peri_run_record *)task->resource)->goal)
+    if (task->wait == PERI_WAIT_RUN &&
+        ((peri_run_record *)task->resource)->goal)
       place = 2;
     else if (task->wait != PERI_WAIT_FUTURE) {
       task->flags |= PERI_T_MUST_CANCEL;

@@ -41,8 +41,8 @@ static void set_name(lua_State *L, peri_runtime *rt, int task_idx, int idx)
 }
 
 /* factory(loop, coro, opts): what it returns must be a task. */
-static void by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                       int fn, const peri_spec *spec)
+static void by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop, int fn,
+                       const peri_spec *spec)
 {
   luaL_checkstack(L, 8, NULL);
   peri__push_setting(L, loop, "task_factory");
@@ -79,11 +79,10 @@ void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,
 static int throw_not_callable(lua_State *L, peri_runtime *rt, int first)
 {
   if (lua_isnoneornil(L, first))
-    return peri__throw(
-        L, rt, PERI_ERR_TYPE,
-        "a task needs a function or a coroutine object, got %s: "
-        "pass the function: create_task(peri.sleep, 1)",
-        lua_isnone(L, first) ? "nothing" : "nil");
+    return peri__throw(L, rt, PERI_ERR_TYPE,
+                       "a task needs a function or a coroutine object, got %s: "
+                       "pass the function: create_task(peri.sleep, 1)",
+                       lua_isnone(L, first) ? "nothing" : "nil");
   if (peri__to_future(L, rt, first) != NULL)
     return peri__throw(L, rt, PERI_ERR_TYPE,
                        "a task needs a function or a coroutine object, got a "

@@ -83,8 +83,8 @@ static bool heap_add(peri_clock *clock, peri_timer *timer)
   if (timers->length + 1 >= timers->capacity) {
     uint32_t capacity = timers->capacity ? 2 * timers->capacity : 16;
     peri_timer **heap =
-        peri__realloc(clock->rt, timers->heap,
-                      timers->capacity * sizeof *heap, capacity * sizeof *heap);
+        peri__realloc(clock->rt, timers->heap, timers->capacity * sizeof *heap,
+                      capacity * sizeof *heap);
     if (heap == NULL)
       return false;
     timers->heap = heap;
@@ -122,13 +122,13 @@ static bool table_rebuild(peri_clock *clock)
   peri_timers *timers = &clock->timers;
   uint32_t used = 0;
   for (uint32_t i = 0; i < timers->table_size; i++)
-    if (timers->table[i] != NULL && !peri__list_empty(&timers->table[i]->timers))
+    if (timers->table[i] != NULL &&
+        !peri__list_empty(&timers->table[i]->timers))
       used++;
   uint32_t size = SMALLEST_TABLE;
   while (size < 4 * (used + 1))
     size *= 2;
-  peri_bucket **table =
-      peri__realloc(clock->rt, NULL, 0, size * sizeof *table);
+  peri_bucket **table = peri__realloc(clock->rt, NULL, 0, size * sizeof *table);
   if (table == NULL)
     return false;
   memset(table, 0, size * sizeof *table);

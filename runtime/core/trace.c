@@ -67,8 +67,8 @@ static int last_level(lua_State *co)
 
 /* Adds the frames of co from a level on to the trace at the given index. The
  * lowest frame of a task is its root: left out. */
-static void add_frames(lua_State *L, peri_runtime *rt, lua_State *co,
-                       int level, int trace)
+static void add_frames(lua_State *L, peri_runtime *rt, lua_State *co, int level,
+                       int trace)
 {
   lua_Debug ar;
   int last = last_level(co);
@@ -189,8 +189,8 @@ static void push_line(lua_State *L, int function, int line, int name)
   }
   lua_pushvalue(L, function);
   lua_getinfo(L, ">S", &ar);
-  const char *place = lua_pushfstring(L, line > 0 ? "\n\t%s:%d:" : "\n\t%s:",
-                                      ar.short_src, line);
+  const char *place = lua_pushfstring(
+      L, line > 0 ? "\n\t%s:%d:" : "\n\t%s:", ar.short_src, line);
   if (*ar.what == 'm')
     lua_pushfstring(L, "%s in main chunk", place);
   else if (text != NULL)

@@ -24,9 +24,9 @@ const char peri__parked_key = 'p';
 /* Pushes a name for the function of a frame: its global name if it has one. */
 static void push_frame_name(lua_State *L, lua_State *co, lua_Debug *ar)
 {
-  static const char *const libraries[] = {"_G", LUA_TABLIBNAME, LUA_STRLIBNAME,
-                                          LUA_IOLIBNAME, LUA_OSLIBNAME,
-                                          LUA_DBLIBNAME, LUA_LOADLIBNAME};
+  static const char *const libraries[] = {
+      "_G",          LUA_TABLIBNAME, LUA_STRLIBNAME, LUA_IOLIBNAME,
+      LUA_OSLIBNAME, LUA_DBLIBNAME,  LUA_LOADLIBNAME};
   lua_getinfo(co, "nf", ar);
   if (co != L)
     lua_xmove(co, L, 1);

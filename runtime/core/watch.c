@@ -208,8 +208,7 @@ static int check_descriptor(lua_State *L, peri_runtime *rt, int arg)
   return fileno(stream->f);
 }
 
-static int add_watch(lua_State *L, int event, int uservalue,
-                     const char *what)
+static int add_watch(lua_State *L, int event, int uservalue, const char *what)
 {
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);

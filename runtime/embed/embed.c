@@ -77,8 +77,8 @@ static int error_text(lua_State *L)
   if (lua_isstring(L, 1) || luaL_getmetafield(L, 1, "__tostring"))
     text = peri__describe(L, 1);
   else
-    text = lua_pushfstring(L, "(error object is a %s value)",
-                           luaL_typename(L, 1));
+    text =
+        lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
   if (lua_isnil(L, 2)) {
     lua_pushstring(L, text);
     return 1;
@@ -243,8 +243,8 @@ static int turns(lua_State *L)
       continue;
     }
     peri__turn(L, rt, block);
-    if (!rt->main.ended && !block && (budget == 0 || uv_hrtime() - begin >= budget ||
-                        !peri__has_work(rt)))
+    if (!rt->main.ended && !block &&
+        (budget == 0 || uv_hrtime() - begin >= budget || !peri__has_work(rt)))
       break;
   }
   return 0;
@@ -355,8 +355,7 @@ static peri_heap *make_heap(const peri_options *options, bool *failed)
   peri_heap *heap = alloc(options->alloc_ud, NULL, 0, sizeof *heap);
   *failed = heap == NULL;
   if (heap != NULL)
-    *heap =
-        (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit};
+    *heap = (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit};
   return heap;
 }
 

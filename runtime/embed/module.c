@@ -20,8 +20,8 @@ static void attach(lua_State *L)
     return;
   peri_options_init(&options);
   const char *debug = getenv("PERILUNE_DEBUG");
-  options.debug = debug != NULL && strcmp(debug, "") != 0 &&
-                  strcmp(debug, "0") != 0;
+  options.debug =
+      debug != NULL && strcmp(debug, "") != 0 && strcmp(debug, "0") != 0;
   options.log = log_to_stderr;
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)

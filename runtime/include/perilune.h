@@ -62,17 +62,17 @@ enum {
 
 /* Fill with peri_options_init, then change what matters. */
 typedef struct peri_options {
-  size_t size;          /* sizeof(peri_options), set by peri_options_init */
-  lua_Alloc alloc;      /* peri_new: the state's allocator; NULL: realloc */
-  void *alloc_ud;       /* passed to alloc */
-  size_t memory_limit;  /* peri_new: bytes the state may use; 0: no limit */
-  uv_loop_t *uv_loop;   /* the first loop runs on this one; NULL: its own.
+  size_t size;         /* sizeof(peri_options), set by peri_options_init */
+  lua_Alloc alloc;     /* peri_new: the state's allocator; NULL: realloc */
+  void *alloc_ud;      /* passed to alloc */
+  size_t memory_limit; /* peri_new: bytes the state may use; 0: no limit */
+  uv_loop_t *uv_loop;  /* the first loop runs on this one; NULL: its own.
                            The host keeps owning it and closes it after
                            peri_close. */
-  unsigned patch;       /* PERI_PATCH_* */
-  int sigpipe_ignored;  /* the host ignores SIGPIPE itself: steps need not
+  unsigned patch;      /* PERI_PATCH_* */
+  int sigpipe_ignored; /* the host ignores SIGPIPE itself: steps need not
                            block it in their thread */
-  int debug;            /* debug mode for every loop */
+  int debug;           /* debug mode for every loop */
   /* Where the log goes (level as in perilune.log: 10 to 50). NULL: to Lua's
    * warn(). The text is valid during the call. */
   void (*log)(void *ud, int level, const char *text);

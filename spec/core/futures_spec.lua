@@ -58,7 +58,8 @@ describe("a future", function()
   it("refuses a second result and keeps the first", function()
     local future = peri.Future()
     future:set_result(1)
-    raises(InvalidStateError, "set_result: the future is already finished: " .. tostring(future), future.set_result, future, 2)
+    raises(InvalidStateError, "set_result: the future is already finished: " .. tostring(future),
+      future.set_result, future, 2)
     raises(InvalidStateError, "set_exception: the future is already finished: " .. tostring(future),
       future.set_exception, future, "x")
     assert.equal(1, future:result())
@@ -68,7 +69,8 @@ describe("a future", function()
     local failed, cancelled = peri.Future(), peri.Future()
     failed:set_exception "first"
     cancelled:cancel()
-    raises(InvalidStateError, "set_result: the future is already failed: " .. tostring(failed), failed.set_result, failed, 1)
+    raises(InvalidStateError, "set_result: the future is already failed: " .. tostring(failed),
+      failed.set_result, failed, 1)
     raises(InvalidStateError, "set_result: the future is already cancelled: " .. tostring(cancelled),
       cancelled.set_result, cancelled, 1)
     raises(InvalidStateError, "set_exception: the future is already cancelled: " .. tostring(cancelled),

@@ -75,8 +75,9 @@ static void can_be_attached_again(void)
   for (int i = 1; i <= 3; i++) {
     peri_runtime *runtime;
     CHECK_INT(PERI_OK, peri_attach(&runtime, L, NULL));
-    CHECK_INT(PERI_OK, run_code(runtime, "x = (x or 0)\n"
-                                         "  + require('perilune').sleep(0, 1)"));
+    CHECK_INT(PERI_OK,
+              run_code(runtime, "x = (x or 0)\n"
+                                "  + require('perilune').sleep(0, 1)"));
     CHECK_INT(i, global_integer(L, "x"));
     peri_close(runtime);
     CHECK_INT(0, lua_gettop(L));

@@ -13,14 +13,14 @@
 
 #include "perilune.h"
 
-#define CHECK(condition)                                                      \
+#define CHECK(condition)                                                       \
   ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition))
 
-#define CHECK_INT(expected, actual)                                           \
-  check_int(__FILE__, __LINE__, #actual, (long long)(expected),               \
+#define CHECK_INT(expected, actual)                                            \
+  check_int(__FILE__, __LINE__, #actual, (long long)(expected),                \
             (long long)(actual))
 
-#define CHECK_TEXT(expected, actual)                                          \
+#define CHECK_TEXT(expected, actual)                                           \
   check_text(__FILE__, __LINE__, #actual, expected, actual)
 
 static inline void check_failed(const char *file, int line, const char *what)

@@ -79,12 +79,13 @@ static void leaves_the_host_its_state(void)
                                          "peri.sleep(3600)\n"));
   CHECK_INT(1, peri_step(runtime, 0));
   peri_close(runtime);
-  CHECK_INT(LUA_OK, luaL_dostring(L, "pcall(function() kept:cancel() end)\n"
-                                     "pcall(function() loop:call_soon(print) end)\n"
-                                     "ok = pcall(sleep, 0) and 1 or 0\n"
-                                     "tostring(kept)\n"
-                                     "kept, loop = nil\n"
-                                     "collectgarbage()\n"));
+  CHECK_INT(LUA_OK,
+            luaL_dostring(L, "pcall(function() kept:cancel() end)\n"
+                             "pcall(function() loop:call_soon(print) end)\n"
+                             "ok = pcall(sleep, 0) and 1 or 0\n"
+                             "tostring(kept)\n"
+                             "kept, loop = nil\n"
+                             "collectgarbage()\n"));
   CHECK_INT(0, global_integer(L, "ok"));
   lua_close(L);
 }

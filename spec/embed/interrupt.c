@@ -9,7 +9,7 @@ typedef struct interrupter {
   peri_runtime *runtime;
   int times;
   pthread_t stepping; /* the runtime's thread */
-  uv_sem_t ready; /* posted by the script */
+  uv_sem_t ready;     /* posted by the script */
 } interrupter;
 
 static int l_ready(lua_State *L)

@@ -38,32 +38,32 @@ static void *allocate(void *ud, void *block, size_t old_size, size_t new_size)
 /* Every wait here ends by itself: one that does not, when memory failed, is a
  * wake-up that the runtime lost. */
 static const char script[] =
-  "local peri = require 'perilune'\n"
-  "local loop = peri.get_running_loop()\n"
-  "loop:set_exception_handler(function() end)\n"
-  "local function job(n)\n"
-  "  local _ <close> = peri.defer(function() peri.sleep(0) end)\n"
-  "  peri.sleep(0)\n"
-  "  local g = coroutine.wrap(function() return peri.sleep(0.0001, n) end)\n"
-  "  return g()\n"
-  "end\n"
-  "local tasks = {}\n"
-  "for i = 1, 5 do tasks[i] = peri.create_task(job, i) end\n"
-  "local f = peri.Future()\n"
-  "f:add_done_callback(function() end)\n"
-  "loop:call_soon(f.set_result, f, 1, 2)\n"
-  "loop:call_later(0.0001, function() end)\n"
-  /* The callback that sets it may be the one to fail. */
-  "pcall(peri.wait_for, f, 0.001)\n"
-  "peri.gather(tasks):await()\n"
-  "pcall(peri.wait_for, peri.Future(), 0.0001)\n"
-  "local t = peri.create_task(peri.sleep, 60)\n"
-  "peri.sleep(0)\n"
-  "t:cancel('why')\n"
-  "pcall(t.await, t)\n"
-  "peri.wait({ peri.create_task(job, 1) }, { timeout = 1 })\n"
-  "peri.call(job, 2):await()\n"
-  "done = 1\n";
+    "local peri = require 'perilune'\n"
+    "local loop = peri.get_running_loop()\n"
+    "loop:set_exception_handler(function() end)\n"
+    "local function job(n)\n"
+    "  local _ <close> = peri.defer(function() peri.sleep(0) end)\n"
+    "  peri.sleep(0)\n"
+    "  local g = coroutine.wrap(function() return peri.sleep(0.0001, n) end)\n"
+    "  return g()\n"
+    "end\n"
+    "local tasks = {}\n"
+    "for i = 1, 5 do tasks[i] = peri.create_task(job, i) end\n"
+    "local f = peri.Future()\n"
+    "f:add_done_callback(function() end)\n"
+    "loop:call_soon(f.set_result, f, 1, 2)\n"
+    "loop:call_later(0.0001, function() end)\n"
+    /* The callback that sets it may be the one to fail. */
+    "pcall(peri.wait_for, f, 0.001)\n"
+    "peri.gather(tasks):await()\n"
+    "pcall(peri.wait_for, peri.Future(), 0.0001)\n"
+    "local t = peri.create_task(peri.sleep, 60)\n"
+    "peri.sleep(0)\n"
+    "t:cancel('why')\n"
+    "pcall(t.await, t)\n"
+    "peri.wait({ peri.create_task(job, 1) }, { timeout = 1 })\n"
+    "peri.call(job, 2):await()\n"
+    "done = 1\n";
 
 /* Returns whether the point was reached. */
 static int point(long long n, int forever, int *outcomes)
@@ -138,12 +138,14 @@ static void limit(void)
   CHECK_INT(PERI_OK, run_code(runtime, script));
   /* Caught by the script, which has all of its memory again afterwards. */
   CHECK_INT(PERI_OK,
-            run_code(runtime, "local ok, err = pcall(string.rep, 'x', 8 << 20)\n"
-                              "assert(not ok and err == 'not enough memory')\n"
-                              "s = string.rep('x', 1 << 20)\n"));
+            run_code(runtime,
+                     "local ok, err = pcall(string.rep, 'x', 8 << 20)\n"
+                     "assert(not ok and err == 'not enough memory')\n"
+                     "s = string.rep('x', 1 << 20)\n"));
   /* Not caught, and in many small pieces. */
-  CHECK_INT(PERI_ENOMEM, run_code(runtime, "local t = {}\n"
-                                           "for i = 1, 1e9 do t[i] = { i } end\n"));
+  CHECK_INT(PERI_ENOMEM,
+            run_code(runtime, "local t = {}\n"
+                              "for i = 1, 1e9 do t[i] = { i } end\n"));
   CHECK_TEXT("not enough memory", peri_error(runtime));
   /* In a task that is awaited. */
   CHECK_INT(PERI_ENOMEM,

@@ -53,8 +53,8 @@ static void from_many_threads(void)
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
   /* The script waits for all of them with nothing else to do: each wake-up is
    * a post's. */
-  CHECK_INT(PERI_OK, start_code(runtime,
-                                "local peri = require 'perilune'\n"
+  CHECK_INT(PERI_OK,
+            start_code(runtime, "local peri = require 'perilune'\n"
                                 "local all = peri.Future()\n"
                                 "count = 0\n"
                                 "function on_message()\n"
@@ -86,21 +86,22 @@ static void many_posts_cost_one_wakeup(void)
   peri_runtime *runtime;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
   memset(received, 0, sizeof received);
-  CHECK_INT(PERI_OK, start_code(runtime,
-                                "local peri = require 'perilune'\n"
-                                "count, rounds = 0, 0\n"
-                                "local all = peri.Future()\n"
-                                "function on_message()\n"
-                                "  count = count + 1\n"
-                                "  if count == 1000 then all:set_result() end\n"
-                                "end\n"
-                                "peri.create_task(function()\n"
-                                "  while not all:done() do\n"
-                                "    peri.sleep(0)\n"
-                                "    if count > 0 then rounds = rounds + 1 end\n"
-                                "  end\n"
-                                "end)\n"
-                                "all:await()\n"));
+  CHECK_INT(PERI_OK,
+            start_code(runtime,
+                       "local peri = require 'perilune'\n"
+                       "count, rounds = 0, 0\n"
+                       "local all = peri.Future()\n"
+                       "function on_message()\n"
+                       "  count = count + 1\n"
+                       "  if count == 1000 then all:set_result() end\n"
+                       "end\n"
+                       "peri.create_task(function()\n"
+                       "  while not all:done() do\n"
+                       "    peri.sleep(0)\n"
+                       "    if count > 0 then rounds = rounds + 1 end\n"
+                       "  end\n"
+                       "end)\n"
+                       "all:await()\n"));
   CHECK_INT(1, peri_step(runtime, 0));
   poster p = {runtime, 0};
   uv_thread_t thread;
@@ -154,17 +155,16 @@ static void reports_errors(void)
   peri_runtime *runtime;
   int number = 7, status;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
-  CHECK_INT(
-    PERI_OK,
-    start_code(runtime,
-               "local peri = require 'perilune'\n"
-               "local told = peri.Future()\n"
-               "local loop = peri.get_running_loop()\n"
-               "loop:set_exception_handler(function(_, context)\n"
-               "  told:set_result(context.exception)\n"
-               "end)\n"
-               "local err = told:await()\n"
-               "assert(err == 'posted error 7', tostring(err))\n"));
+  CHECK_INT(PERI_OK,
+            start_code(runtime,
+                       "local peri = require 'perilune'\n"
+                       "local told = peri.Future()\n"
+                       "local loop = peri.get_running_loop()\n"
+                       "loop:set_exception_handler(function(_, context)\n"
+                       "  told:set_result(context.exception)\n"
+                       "end)\n"
+                       "local err = told:await()\n"
+                       "assert(err == 'posted error 7', tostring(err))\n"));
   CHECK_INT(1, peri_step(runtime, 0));
   CHECK_INT(PERI_OK, peri_post(runtime, fail, &number));
   while ((status = peri_step(runtime, 0)) > 0)

@@ -51,7 +51,8 @@ static void runs_files(void)
   CHECK(fd >= 0);
   FILE *file = fdopen(fd, "w");
   fputs("#!/usr/bin/env perilune\n"
-        "x, n = require('perilune').sleep(0, 7), select('#', ...)\n", file);
+        "x, n = require('perilune').sleep(0, 7), select('#', ...)\n",
+        file);
   fclose(file);
   peri_runtime *runtime;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
@@ -87,15 +88,14 @@ static void logs_to_the_host(void)
   peri_runtime *runtime;
   CHECK_INT(PERI_OK, peri_new(&runtime, &options));
   CHECK_INT(PERI_OK,
-            run_code(runtime,
-                     "local peri = require 'perilune'\n"
-                     "local log = require 'perilune.log'\n"
-                     "assert(peri.get_running_loop():get_debug())\n"
-                     "log.warning('mind the %s', 'gap')\n"));
+            run_code(runtime, "local peri = require 'perilune'\n"
+                              "local log = require 'perilune.log'\n"
+                              "assert(peri.get_running_loop():get_debug())\n"
+                              "log.warning('mind the %s', 'gap')\n"));
   CHECK_INT(30, logged_level);
   CHECK(strstr(logged, "mind the gap") != NULL);
-  CHECK_INT(PERI_OK, run_code(runtime,
-                              "local peri = require 'perilune'\n"
+  CHECK_INT(PERI_OK,
+            run_code(runtime, "local peri = require 'perilune'\n"
                               "peri.get_running_loop():call_soon(error, 'x')\n"
                               "peri.sleep(0)\n"));
   CHECK_INT(40, logged_level);
@@ -142,16 +142,15 @@ static void waits_for_leftovers(void)
   peri_runtime *runtime;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
   CHECK_INT(PERI_OK,
-            run_code(runtime,
-                     "local peri = require 'perilune'\n"
-                     "peri.create_task(function()\n"
-                     "  local _ <close> = peri.defer(function()\n"
-                     "    peri.sleep(0)\n"
-                     "    ended = 1\n"
-                     "  end)\n"
-                     "  peri.sleep(60)\n"
-                     "end)\n"
-                     "peri.sleep(0)\n"));
+            run_code(runtime, "local peri = require 'perilune'\n"
+                              "peri.create_task(function()\n"
+                              "  local _ <close> = peri.defer(function()\n"
+                              "    peri.sleep(0)\n"
+                              "    ended = 1\n"
+                              "  end)\n"
+                              "  peri.sleep(60)\n"
+                              "end)\n"
+                              "peri.sleep(0)\n"));
   CHECK_INT(1, global_integer(peri_state(runtime), "ended"));
   peri_close(runtime);
 }

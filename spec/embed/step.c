@@ -86,16 +86,15 @@ static void lives_while_leftovers_live(void)
   peri_runtime *runtime;
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
   CHECK_INT(PERI_OK,
-            start_code(runtime,
-                       "local peri = require 'perilune'\n"
-                       "peri.create_task(function()\n"
-                       "  local _ <close> = peri.defer(function()\n"
-                       "    for _ = 1, 5 do peri.sleep(0) end\n"
-                       "    ended = 1\n"
-                       "  end)\n"
-                       "  peri.sleep(60)\n"
-                       "end)\n"
-                       "peri.sleep(0)\n"));
+            start_code(runtime, "local peri = require 'perilune'\n"
+                                "peri.create_task(function()\n"
+                                "  local _ <close> = peri.defer(function()\n"
+                                "    for _ = 1, 5 do peri.sleep(0) end\n"
+                                "    ended = 1\n"
+                                "  end)\n"
+                                "  peri.sleep(60)\n"
+                                "end)\n"
+                                "peri.sleep(0)\n"));
   int count;
   CHECK_INT(PERI_OK, frames(runtime, 0, &count));
   CHECK(count > 5);
