@@ -395,7 +395,7 @@ struct peri_runtime {
   bool owns_state, closed;
   int sigpipe_depth;
   bool sigpipe_blocked, sigpipe_pending; /* before us */
-  struct peri_heap *heap;                /* of peri_new, with a limit */
+  struct peri_heap *heap;                /* of peri_new */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;

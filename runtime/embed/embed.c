@@ -12,12 +12,18 @@
 #include "../core/core.h"
 #include "../pool/pool.h"
 
-/* Lua's allocator for peri_new, with the host's limit. */
+/* Of a state that peri_new made: its allocator, the host's limit. */
 typedef struct peri_heap {
   lua_Alloc alloc;
   void *ud;
   size_t used, limit;
+  peri_runtime *rt; /* NULL until there is one */
 } peri_heap;
+
+/* A block beyond this that a task asks for may be its coroutine's stack;
+ * one that ran so deep is not used again, since collections give it back by
+ * halves only. In a host's own state we cannot see that. */
+enum { DEEP_STACK = 64 * 1024 };
 
 static void *plain_alloc(void *ud, void *block, size_t old_size,
                          size_t new_size)
@@ -30,10 +36,27 @@ static void *plain_alloc(void *ud, void *block, size_t old_size,
   return realloc(block, new_size);
 }
 
+/* Lua asks for a stack with neither a block nor, as for objects, their type in
+ * the place of the old size. */
+static void note_growth(const peri_heap *heap, const void *block,
+                        size_t old_size, size_t new_size)
+{
+  if (new_size > DEEP_STACK && block == NULL && old_size == 0 &&
+      heap->rt != NULL && heap->rt->task != NULL)
+    heap->rt->task->flags |= PERI_T_SPOILT;
+}
+
+static void *own_alloc(void *ud, void *block, size_t old_size, size_t new_size)
+{
+  note_growth(ud, block, old_size, new_size);
+  return plain_alloc(NULL, block, old_size, new_size);
+}
+
 static void *limited_alloc(void *ud, void *block, size_t old_size,
                            size_t new_size)
 {
   peri_heap *heap = ud;
+  note_growth(heap, block, old_size, new_size);
   size_t old = block != NULL ? old_size : 0; /* without a block: its type */
   if (new_size > old && heap->limit > 0 &&
       heap->used + (new_size - old) > heap->limit)
@@ -323,8 +346,7 @@ static int open_libraries(lua_State *L)
 
 static void free_heap(peri_heap *heap)
 {
-  if (heap != NULL)
-    heap->alloc(heap->ud, heap, sizeof *heap, 0);
+  heap->alloc(heap->ud, heap, sizeof *heap, 0);
 }
 
 /* warn("@on") of a state of ours: as Lua's own, to stderr. ud is the runtime. */
@@ -345,26 +367,20 @@ static void warn(void *ud, const char *text, int to_be_continued)
   rt->warning_continues = to_be_continued != 0;
 }
 
-/* NULL and no error: no limit was asked for. */
-static peri_heap *make_heap(const peri_options *options, bool *failed)
+static peri_heap *make_heap(const peri_options *options)
 {
-  *failed = false;
-  if (options->memory_limit == 0)
-    return NULL;
   lua_Alloc alloc = options->alloc != NULL ? options->alloc : plain_alloc;
   peri_heap *heap = alloc(options->alloc_ud, NULL, 0, sizeof *heap);
-  *failed = heap == NULL;
   if (heap != NULL)
-    *heap = (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit};
+    *heap =
+        (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit, NULL};
   return heap;
 }
 
-static lua_State *make_state(const peri_options *options, peri_heap *heap)
+static lua_State *make_state(peri_heap *heap)
 {
-  if (heap != NULL)
-    return lua_newstate(limited_alloc, heap);
-  return lua_newstate(options->alloc != NULL ? options->alloc : plain_alloc,
-                      options->alloc_ud);
+  bool plain = heap->limit == 0 && heap->alloc == plain_alloc;
+  return lua_newstate(plain ? own_alloc : limited_alloc, heap);
 }
 
 static bool options_fit(const peri_options *options)
@@ -399,7 +415,6 @@ static int attach(peri_runtime **out, lua_State *L, const peri_options *options,
 int peri_new(peri_runtime **out, const peri_options *options)
 {
   peri_options defaults;
-  bool failed;
   if (options == NULL) {
     peri_options_init(&defaults);
     options = &defaults;
@@ -407,10 +422,10 @@ int peri_new(peri_runtime **out, const peri_options *options)
   if (out == NULL || !options_fit(options))
     return PERI_EINVAL;
   *out = NULL;
-  peri_heap *heap = make_heap(options, &failed);
-  if (failed)
+  peri_heap *heap = make_heap(options);
+  if (heap == NULL)
     return PERI_ENOMEM;
-  lua_State *L = make_state(options, heap);
+  lua_State *L = make_state(heap);
   if (L == NULL) {
     free_heap(heap);
     return PERI_ENOMEM;
@@ -425,6 +440,7 @@ int peri_new(peri_runtime **out, const peri_options *options)
     return status;
   }
   (*out)->heap = heap;
+  heap->rt = *out;
   lua_setwarnf(L, warn, *out);
   return PERI_OK;
 }
@@ -461,6 +477,7 @@ void peri_close(peri_runtime *rt)
   finish_main(rt);
   peri__detach(rt);
   if (owns_state) {
+    heap->rt = NULL;
     lua_close(L);
     free_heap(heap);
   }
