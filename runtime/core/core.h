@@ -378,8 +378,8 @@ struct peri_runtime {
   _Atomic(uv_async_t *) async; /* wakes the running loop */
   uv_mutex_t post_mutex;       /* guards posts; nothing is locked inside */
   peri_post_record *posts, **posts_end;
-  uv_thread_t thread; /* on which the runtime steps */
-  int interrupt_stage;
+  _Atomic(uv_thread_t) thread; /* on which the runtime steps */
+  atomic_int interrupt_stage; /* 0; 1: the main task was cancelled; 2: raised */
 
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
   int exit_code;

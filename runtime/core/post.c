@@ -169,9 +169,9 @@ int peri_interrupt(peri_runtime *rt)
 {
   int count = atomic_fetch_add(&rt->interrupts, 1) + 1;
   atomic_fetch_or(&rt->attention, ATTEND_INTERRUPT);
-  uv_thread_t self = uv_thread_self();
+  uv_thread_t self = uv_thread_self(), thread = atomic_load(&rt->thread);
   if ((count > 1 || rt->interrupt_stage > 0) &&
-      uv_thread_equal(&self, &rt->thread)) {
+      uv_thread_equal(&self, &thread)) {
     lua_State *L = rt->current != NULL ? rt->current : rt->L;
     lua_sethook(L, interrupt_hook,
                 LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
