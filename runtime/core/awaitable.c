@@ -29,6 +29,8 @@ bool peri__is_coroutine(lua_State *L, peri_runtime *rt, int idx)
 static void coroutine_new(lua_State *L, peri_runtime *rt, int fn)
 {
   int n = lua_gettop(L) - fn + 1;
+  if (n > PERI_MOST_VALUES)
+    peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
   peri_coroutine *object = lua_newuserdatauv(L, sizeof *object, n);
   object->values = n;
   lua_insert(L, fn);

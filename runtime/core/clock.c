@@ -15,6 +15,8 @@
 
 #include "core.h"
 
+static const double MOST = 4e18; /* nanoseconds that can be added to others */
+
 int64_t peri__nanoseconds(lua_Number seconds)
 {
   lua_Number ns = (lua_Number)ceil((double)(seconds * 1e9));
@@ -37,7 +39,8 @@ int64_t peri__clock_now(const peri_clock *clock)
   int64_t gone = real_now() - clock->real_base;
   if (clock->scale == 1.0)
     return clock->base + gone;
-  return clock->base + (int64_t)((double)gone * clock->scale);
+  double scaled = (double)gone * clock->scale;
+  return scaled < MOST ? clock->base + (int64_t)scaled : INT64_MAX / 2;
 }
 
 int64_t peri__clock_after(const peri_clock *clock, int64_t duration)
@@ -79,9 +82,12 @@ peri_clock *peri__clock_current(peri_runtime *rt)
   return rt->run != NULL ? rt->run->loop->clock : rt->clock;
 }
 
-/* The clock is on top of the stack; it stays there. */
+/* The clock is on top of the stack; it stays there. The runtime's own real
+ * clock lives as long as the runtime, and counts nobody. */
 static void use_top(lua_State *L, peri_clock *clock)
 {
+  if (clock == clock->rt->clock)
+    return;
   if (clock->users == 0) {
     lua_pushvalue(L, -1);
     clock->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -99,12 +105,16 @@ void peri__clock_use_at(lua_State *L, peri_clock *clock, int idx)
 void peri__clock_use(lua_State *L, peri_clock *clock)
 {
   (void)L;
+  if (clock == clock->rt->clock)
+    return;
   PERI_CHECK(clock->users > 0);
   clock->users++;
 }
 
 void peri__clock_unuse(lua_State *L, peri_clock *clock)
 {
+  if (clock == clock->rt->clock)
+    return;
   if (--clock->users == 0)
     luaL_unref(L, LUA_REGISTRYINDEX, clock->anchor);
 }
@@ -252,6 +262,10 @@ static int l_clock_tostring(lua_State *L)
 static int l_clock_gc(lua_State *L)
 {
   peri_clock *clock = lua_touserdata(L, 1);
+  /* In use: only when the state closes, where the order is none of ours. The
+   * loops must end before their timers do. */
+  if (clock->users > 0)
+    peri__detach(clock->rt);
   if (clock->timers.count > 0)
     peri__node_unlink(&clock->active);
   peri__timers_fini(clock->rt, &clock->timers);
@@ -334,8 +348,9 @@ void peri__clock_open(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
   peri__metatable(L, rt, PERI_REF_SCOPE, "ClockScope", scope_meta, NULL);
   lua_pop(L, 1);
-  rt->clock = clock_new(L, rt, PERI_CLOCK_REAL, 1.0);
-  use_top(L, rt->clock); /* for ever */
+  peri_clock *clock = clock_new(L, rt, PERI_CLOCK_REAL, 1.0);
+  use_top(L, clock); /* for ever */
+  rt->clock = clock;
   lua_pop(L, 1);
   peri__register(L, rt, functions);
 }

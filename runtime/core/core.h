@@ -318,7 +318,6 @@ struct peri_run_record {
   X(CLASSES)   /* name to error class */                                       \
   X(CONTEXT)   /* the context outside tasks, or false */                       \
   X(CORE)      /* the table perilune._core */                                  \
-  X(CLOCK)     /* the real clock */                                            \
   X(EXCEPTION) /* default exception handler, or false */                       \
   X(LOG)       /* log function, or false */                                    \
   X(BASE)      /* the host's loop, or false */                                 \
@@ -361,6 +360,7 @@ struct peri_runtime {
   peri_list clocks;  /* those with timers */
   peri_clock *clock; /* the real one */
   uint64_t next_id;
+  int cancel_depth; /* gathers in gathers */
   int external;    /* waits that only the outside can end */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
@@ -400,6 +400,9 @@ struct peri_runtime {
   lua_Alloc alloc;
   void *alloc_ud;
 };
+
+/* User values of one userdata: Lua counts them in 16 bits. */
+enum { PERI_MOST_VALUES = 60000 };
 
 extern const char peri__parked_key;
 
@@ -576,6 +579,8 @@ void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
 
 /* gather.c */
+/* The loop of the gather at idx, if it is one, closes. */
+void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx);
 void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
@@ -653,8 +658,8 @@ static inline int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
     lua_pushlightuserdata(L, (void *)&peri__parked_key);
   return lua_yieldk(L, 0, ctx, k);
 }
-/* First thing in k: raises what is to be raised instead of the result. With
- * own_error, a cancellation is left to the caller if it returns true. */
+/* First thing in k: raises what is to be raised instead of the result. The
+ * second one leaves a cancellation to the caller, and returns true. */
 void peri__unpark(lua_State *L, peri_runtime *rt);
 bool peri__unpark_cancelled(lua_State *L, peri_runtime *rt);
 int peri__raise_outcome(lua_State *L, peri_runtime *rt);
@@ -720,6 +725,8 @@ uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
 void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run);
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run);
 int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run);
+void peri__runs_stop(peri_runtime *rt, const peri_run_record *through);
+void peri__run_abandon(lua_State *L, peri_runtime *rt);
 /* One round of the innermost run; with block, which also waits for something to
  * do, it may be several. */
 void peri__turn(lua_State *L, peri_runtime *rt, bool block);

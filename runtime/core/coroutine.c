@@ -24,7 +24,7 @@ enum { CLOSE_DEPTH = 150 };
 
 peri_frames *peri__frames_reserve(lua_State *L, peri_runtime *rt)
 {
-  peri_frames *frames = rt->frames;
+  peri_frames *frames = rt->task != NULL ? rt->frames : &rt->no_task;
   if (peri_unlikely(frames == NULL)) {
     frames = peri__realloc(rt, NULL, 0, sizeof *frames);
     if (frames == NULL)

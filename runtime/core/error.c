@@ -335,14 +335,23 @@ static void log_line(lua_State *L, peri_runtime *rt, const char *text)
 
 void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
-  if (!lua_checkstack(L, 8)) {
+  if (!lua_checkstack(L, 12)) {
     lua_pop(L, 1);
     return;
   }
   const char *callback = rt->callback;
   peri_task *task = rt->task;
   lua_State *current = rt->current;
+  peri_frames *frames = rt->frames;
+  bool had_context = rt->has_context;
+  int report = lua_gettop(L);
+  peri__push_ref(L, rt, PERI_REF_CONTEXT);
+  peri__push_context(L, rt); /* the handler runs in that of the caller */
+  rt->has_context = !lua_isnil(L, -1);
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
+  lua_insert(L, report);
   rt->callback = "an exception handler";
+  rt->frames = &rt->no_task;
   rt->task = NULL;
   rt->current = NULL;
   for (int turn = 1; turn >= 0; turn--) {
@@ -360,9 +369,12 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
     lua_pop(L, 3);
   }
   lua_pop(L, 1);
+  peri__set_ref(L, rt, PERI_REF_CONTEXT);
+  rt->has_context = had_context;
   rt->callback = callback;
   rt->task = task;
   rt->current = current;
+  rt->frames = frames;
 }
 
 void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,

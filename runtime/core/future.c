@@ -28,6 +28,7 @@ enum {
   LINK_UV_FUTURE = 2,
   LINK_UV_OLDER = 3,
   LINK_UV_CONTEXT = 4,
+  LINK_UV_LOOP = 5,
   LINK_UVS
 };
 
@@ -116,8 +117,22 @@ static void anchor_links(lua_State *L, peri_future *future, int idx)
   lua_pop(L, 1);
 }
 
+/* Nobody calls them any more. */
+static void drop_callbacks(peri_future *future)
+{
+  while (!peri__list_empty(&future->callbacks)) {
+    peri_node *node = peri__list_shift(&future->callbacks);
+    if (node->kind == PERI_NODE_LINK)
+      ((peri_link *)node)->anchor = LUA_NOREF;
+  }
+}
+
 static void schedule(lua_State *L, peri_future *future, int idx)
 {
+  if (peri_unlikely(future->loop->closed)) {
+    drop_callbacks(future);
+    return;
+  }
   if (future->flags & PERI_F_LINKS)
     anchor_links(L, future, idx);
   peri_list *node = future->callbacks.next;
@@ -395,6 +410,7 @@ static int l_cancel(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__check_future(L, rt, 1);
   lua_settop(L, 2);
+  rt->cancel_depth = 0;
   lua_pushboolean(L, peri__future_cancel(L, rt, 1, 2));
   return 1;
 }
@@ -470,6 +486,7 @@ static int l_add_done_callback(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
+  peri__loop_check_open(L, rt, future->loop);
   peri__check_function(L, rt, 2);
   lua_settop(L, 2);
   push_link(L, rt, future);
@@ -478,6 +495,8 @@ static int l_add_done_callback(lua_State *L)
   lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
   peri__push_context(L, rt);
   lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
+  lua_getiuservalue(L, 1, PERI_UV_LOOP);
+  lua_setiuservalue(L, 3, LINK_UV_LOOP);
   if (future->state == PERI_PENDING) {
     lua_getiuservalue(L, 1, PERI_UV_LINKS);
     lua_setiuservalue(L, 3, LINK_UV_OLDER);
@@ -619,8 +638,8 @@ static const luaL_Reg link_meta[] = {{"__gc", l_link_gc}, {NULL, NULL}};
 
 static int l_get_loop(lua_State *L)
 {
-  peri_future *future = peri__check_future(L, peri__rt(L), 1);
-  peri__push_loop(L, future->loop);
+  peri__check_future(L, peri__rt(L), 1);
+  lua_getiuservalue(L, 1, PERI_UV_LOOP);
   return 1;
 }
 

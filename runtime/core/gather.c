@@ -11,6 +11,8 @@
 
 typedef struct peri_gather peri_gather;
 
+enum { CANCEL_DEPTH = 1000 };
+
 typedef struct peri_child {
   peri_node node;
   peri_future *future; /* the gather's table holds it */
@@ -164,7 +166,10 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   idx = lua_absindex(L, idx);
   peri_gather *gather = lua_touserdata(L, idx);
   bool any = false;
-  luaL_checkstack(L, 12, "gathers that gather each other are nested too deep");
+  if (++rt->cancel_depth > CANCEL_DEPTH)
+    peri__throw(L, rt, PERI_ERR_RUNTIME,
+                "cancel: gathers are nested too deep (or await each other)");
+  luaL_checkstack(L, 12, NULL);
   lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
   int children = lua_gettop(L);
   for (uint32_t i = 1; i <= gather->children; i++) {
@@ -174,9 +179,21 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
     lua_settop(L, children);
   }
   lua_pop(L, 1);
+  rt->cancel_depth--;
   if (any)
     gather->cancel_requested = true;
   return any;
+}
+
+void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_gather *gather = (peri_gather *)peri__to_future(L, rt, idx);
+  if (gather == NULL || gather->future.kind != PERI_KIND_GATHER)
+    return;
+  for (uint32_t i = 0; i < gather->nodes; i++)
+    if (peri__node_listed(&gather->child[i].node))
+      peri__node_unlink(&gather->child[i].node);
+  gather->anchor = LUA_NOREF;
 }
 
 /* -- gather(list, n, return_exceptions) ------------------------------------------- */

@@ -87,6 +87,8 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                                int fn)
 {
   int n = lua_gettop(L) - fn + 1;
+  if (n > PERI_MOST_VALUES)
+    peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
   peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 2);
   *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
   handle->timer.node.kind = PERI_NODE_HANDLE;

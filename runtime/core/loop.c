@@ -50,6 +50,8 @@ void peri__push_anchors(lua_State *L, peri_loop *loop)
     return;
   }
   peri__push_loop(L, loop);
+  if (lua_isnil(L, -1)) /* it is garbage: a finaliser asks */
+    return;
   lua_getiuservalue(L, -1, PERI_LOOP_UV_ANCHORS);
   lua_replace(L, -2);
 }
@@ -58,6 +60,8 @@ int peri__anchor(lua_State *L, peri_loop *loop)
 {
   luaL_checkstack(L, 6, NULL);
   peri__push_anchors(L, loop);
+  if (!lua_istable(L, -1))
+    peri__throw(L, loop->rt, PERI_ERR_RUNTIME, "Event loop is closed");
   lua_insert(L, -2);
   int anchor = luaL_ref(L, -2);
   lua_pop(L, 1);
@@ -66,6 +70,8 @@ int peri__anchor(lua_State *L, peri_loop *loop)
 
 void peri__unanchor(lua_State *L, peri_loop *loop, int anchor)
 {
+  if (loop->closed) /* its table has gone, and the number with it */
+    return;
   lua_checkstack(L, 6);
   peri__push_anchors(L, loop);
   if (lua_istable(L, -1))
@@ -76,6 +82,8 @@ void peri__unanchor(lua_State *L, peri_loop *loop, int anchor)
 void peri__push_setting(lua_State *L, peri_loop *loop, const char *name)
 {
   peri__push_loop(L, loop);
+  if (lua_isnil(L, -1))
+    return;
   lua_getiuservalue(L, -1, PERI_LOOP_UV_SETTINGS);
   if (lua_istable(L, -1))
     lua_getfield(L, -1, name);
@@ -99,7 +107,7 @@ peri_loop *peri__check_loop(lua_State *L, peri_runtime *rt, int arg)
 
 void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
-  if (peri_unlikely(loop->closed))
+  if (peri_unlikely(loop->closed || loop->closing))
     peri__throw(L, rt, PERI_ERR_RUNTIME, "Event loop is closed");
 }
 
@@ -429,6 +437,28 @@ static void hand_back(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__loop_ready(waiter->future.loop, &waiter->timer.node);
 }
 
+/* Has the runs end, from the innermost one to the given one. */
+void peri__runs_stop(peri_runtime *rt, const peri_run_record *through)
+{
+  for (peri_run_record *run = rt->run; run != NULL; run = run->outer) {
+    run->loop->stopping = true;
+    if (run == through)
+      break;
+  }
+}
+
+/* The innermost run ends here and now; no round is under way. */
+void peri__run_abandon(lua_State *L, peri_runtime *rt)
+{
+  peri_run_record *run = rt->run;
+  run->ended = true;
+  run->abort = PERI_SENTINEL_KILL;
+  if (run->waiter != NULL)
+    hand_back(L, rt, run);
+  else
+    peri__run_end(L, rt, run);
+}
+
 static peri_cold void end_run(lua_State *L, peri_runtime *rt,
                               peri_run_record *run)
 {
@@ -589,14 +619,17 @@ static void drop_queue(lua_State *L, peri_runtime *rt, peri_list *queue)
   }
 }
 
-/* Timers of handles: found by the table of anchors. */
-static void drop_handles(lua_State *L, peri_runtime *rt, peri_loop *loop)
+/* Timers of handles, and gathers that stand among the callbacks of futures:
+ * found by the table of anchors. */
+static void drop_anchored(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   peri__push_anchors(L, loop);
   lua_pushnil(L);
   while (lua_next(L, -2)) {
-    if (lua_type(L, -1) == LUA_TUSERDATA)
+    if (lua_type(L, -1) == LUA_TUSERDATA) {
       peri__handle_forget(L, rt, lua_gettop(L));
+      peri__gather_forget(L, rt, lua_gettop(L));
+    }
     lua_pop(L, 1);
   }
   lua_pop(L, 1);
@@ -615,7 +648,7 @@ void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
   peri__watch_close_all(L, rt, loop);
   drop_queue(L, rt, &loop->batch);
   drop_queue(L, rt, &loop->ready);
-  drop_handles(L, rt, loop);
+  drop_anchored(L, rt, loop);
   peri__unseen_report(L, rt, loop);
   kernel_free(rt, loop);
   peri__list_init(&loop->ready); /* watchers that closed just now */

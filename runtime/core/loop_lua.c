@@ -60,13 +60,16 @@ static int run(lua_State *L, peri_runtime *rt, peri_loop *loop,
   return peri__park(L, rt, 0, run_k);
 }
 
-static peri_loop *check_runnable(lua_State *L, peri_runtime *rt)
+static peri_loop *check_runnable(lua_State *L, peri_runtime *rt,
+                                 const char *what)
 {
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__loop_check_open(L, rt, loop);
   bool top_level = rt->task != NULL && rt->task->flags & PERI_T_TOPLEVEL;
   if (loop->running || (rt->run != NULL && !top_level))
     throw_running(L, rt, loop);
+  if (rt->run != NULL) /* before there is a task that nobody would run */
+    peri__wait_check(L, rt, what);
   return loop;
 }
 
@@ -74,7 +77,7 @@ static int l_run_until_complete(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   lua_settop(L, 2);
-  peri_loop *loop = check_runnable(L, rt);
+  peri_loop *loop = check_runnable(L, rt, "run_until_complete");
   if (!peri__push_awaitable_future(L, rt, loop, RUN_LOOP, RUN_GOAL))
     return peri__arg_type_error(L, rt, 2, "awaitable");
   lua_replace(L, RUN_GOAL);
@@ -90,7 +93,7 @@ static int l_run_forever(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   lua_settop(L, 1);
-  peri_loop *loop = check_runnable(L, rt);
+  peri_loop *loop = check_runnable(L, rt, "run_forever");
   lua_pushnil(L);
   return run(L, rt, loop, NULL, "run_forever");
 }

@@ -59,7 +59,7 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
 static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
                            lua_State *co, int anchor, uint16_t flags)
 {
-  if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT) || !pool_room(rt, loop)) {
+  if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT | PERI_T_UNWINDS) || !pool_room(rt, loop)) {
     peri__unanchor(L, loop, anchor);
     return;
   }
@@ -113,6 +113,8 @@ static void leave(lua_State *L, peri_runtime *rt, peri_task *task)
   delist(task->future.loop, task);
   if (task->clock != rt->clock)
     peri__clock_unuse(L, task->clock);
+  if (rt->task == task)
+    rt->frames = &rt->no_task; /* what finalisers run now is not the task's */
   free_frames(rt, task);
 }
 
@@ -561,8 +563,7 @@ static void kill_hook(lua_State *L, lua_Debug *ar)
   peri_runtime *rt = peri_of(L);
   if (rt == NULL || rt->task == NULL || !(rt->task->flags & PERI_T_KILLED))
     return;
-  peri__push_sentinel(L, rt, PERI_SENTINEL_KILL);
-  lua_error(L);
+  peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
 }
 
 void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
@@ -574,8 +575,12 @@ void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
     lua_sethook(peri__task_innermost(task), kill_hook, LUA_MASKCOUNT, 1);
     return;
   }
-  if (task->wait == PERI_WAIT_RUN)
+  if (task->wait == PERI_WAIT_RUN) {
+    task->outcome = why == PERI_SENTINEL_INTERRUPT ? PERI_OUTCOME_INTERRUPT
+                                                   : PERI_OUTCOME_KILL;
+    peri__runs_stop(rt, task->resource);
     return;
+  }
   wake_with(task, why == PERI_SENTINEL_INTERRUPT ? PERI_OUTCOME_INTERRUPT
                                                  : PERI_OUTCOME_KILL);
 }

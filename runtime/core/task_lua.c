@@ -159,6 +159,10 @@ static void read_table(lua_State *L, peri_runtime *rt, int first,
   lua_getfield(L, first, "context");
   lua_getfield(L, first, "eager");
   spec->name = lua_isnil(L, first + 1) ? 0 : first + 1;
+  if (spec->name != 0) { /* its __tostring may fail: not in half a task */
+    luaL_tolstring(L, first + 1, NULL);
+    lua_replace(L, first + 1);
+  }
   spec->context = lua_isnil(L, first + 2) ? 0 : first + 2;
   spec->eager = lua_toboolean(L, first + 3);
   int list = first, from = 1, fn = first + 4;
@@ -382,11 +386,10 @@ static int l_kill(lua_State *L)
     return 1;
   }
   bool first = !(task->flags & PERI_T_KILLED);
-  if (first && task->wait != PERI_WAIT_NONE)
+  if (first)
     after(L, rt, task, grace, second_stage);
   if (task == rt->task) {
     task->flags |= PERI_T_KILLED;
-    after(L, rt, task, grace, second_stage);
     return peri__throw_sentinel(L, rt, PERI_SENTINEL_KILL);
   }
   if (first)
@@ -401,6 +404,7 @@ static int l_cancel(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_task *task = peri__check_task(L, rt, 1);
   lua_settop(L, 3);
+  rt->cancel_depth = 0;
   bool asked = peri__future_cancel(L, rt, 1, 2);
   if (asked && lua_istable(L, 3)) {
     lua_getfield(L, 3, "grace");
@@ -462,7 +466,6 @@ static int l_print_stack(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__check_task(L, rt, 1);
   luaL_tolstring(L, 1, NULL);
-  lua_pushcfunction(L, l_traceback);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, l_traceback, 1);
   lua_pushvalue(L, 1);

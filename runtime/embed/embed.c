@@ -462,7 +462,7 @@ static void finish_main(peri_runtime *rt)
     rt->main.ended = true;
     rt->main.abort = PERI_SENTINEL_INTERRUPT;
     while (rt->run != &rt->main)
-      peri__run_end(rt->L, rt, rt->run);
+      peri__run_abandon(rt->L, rt);
   }
   drive(rt, 0, true);
 }

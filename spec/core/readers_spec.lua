@@ -92,10 +92,11 @@ describe("add_reader", function()
       peri.sleep(1000)
       say "slept"
     end)
-    spin(200)
-    assert.same({}, lines)
-    writer:write "x"
+    -- All of the script is blocked while the child takes its time.
+    local child = io.popen(("sleep 0.05; echo >/proc/$PPID/fd/%d"):format(reader_fd))
     came:await()
+    assert.same({ "read" }, lines)
+    child:close()
     sleeper:await()
     assert.same({ "read", "slept" }, lines)
   end)
