@@ -642,8 +642,10 @@ void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
   loop->closing = true;
   luaL_checkstack(L, 16, NULL);
   while (loop->tasks != NULL) {
-    report_destroyed(L, rt, loop, loop->tasks);
-    peri__task_destroy(L, rt, loop->tasks);
+    peri_task *task = loop->tasks;
+    report_destroyed(L, rt, loop, task);
+    if (loop->tasks == task)
+      peri__task_destroy(L, rt, task);
   }
   peri__watch_close_all(L, rt, loop);
   drop_queue(L, rt, &loop->batch);
