@@ -54,6 +54,19 @@ static void closes_other_loops(void)
                       "future2:await()\n"));
 }
 
+/* It once waited for ever for the main task, which waits for a run that had
+ * been dropped. */
+static void ends_a_run_inside(void)
+{
+  peri_close(half_way("local peri = require 'perilune'\n"
+                      "local _ <close> = peri.defer(note)\n"
+                      "peri.run(function()\n"
+                      "  local _ <close> = peri.defer(note)\n"
+                      "  peri.sleep(3600)\n"
+                      "end)\n"));
+  CHECK_INT(2, closed_count);
+}
+
 static void right_after_start(void)
 {
   peri_runtime *runtime;
@@ -106,6 +119,7 @@ int main(void)
 {
   cancels_and_waits();
   closes_other_loops();
+  ends_a_run_inside();
   right_after_start();
   leaves_the_host_its_state();
   leaves_no_descriptors();
