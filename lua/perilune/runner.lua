@@ -4,7 +4,7 @@ local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local context = require "perilune.context"
 
-local error, setmetatable = error, setmetatable
+local error, pcall, setmetatable = error, pcall, setmetatable
 local RuntimeError = errors.RuntimeError
 
 ---Owns a loop and runs main tasks on it.
@@ -103,7 +103,8 @@ local function cancel_leftovers(loop)
   for _, task in ipairs(core.all_tasks(loop)) do
     if task ~= current then
       tasks[#tasks + 1] = task
-      task:cancel()
+      -- Gathers that are nested without reason cannot be cancelled.
+      if not pcall(task.cancel, task) then task:kill() end
     end
   end
   return tasks

@@ -157,6 +157,7 @@ typedef enum peri_future_kind {
 enum {
   PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
+  PERI_F_CANCELLING = 1 << 4,  /* a gather whose children are being cancelled */
   PERI_F_NO_MEMORY = 1 << 3,   /* failed so, outside every pcall */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
 };
@@ -361,6 +362,7 @@ struct peri_runtime {
   peri_clock *clock; /* the real one */
   uint64_t next_id;
   int cancel_depth; /* gathers in gathers */
+  bool cancel_too_deep;
   int external;    /* waits that only the outside can end */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
@@ -571,6 +573,10 @@ void peri__future_settle_cancelled(lua_State *L, peri_runtime *rt, int idx,
 /* cancel() of any kind of future; message at message_idx (0: none). */
 bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
+/* What a script calls: as above, and raises if gathers are nested so deep that
+ * not all could be cancelled. */
+bool peri__future_cancel_checked(lua_State *L, peri_runtime *rt, int idx,
+                                 int message_idx);
 /* Pushes what the done future at idx holds, or raises it: await, result. */
 int peri__future_return(lua_State *L, peri_runtime *rt, int idx);
 /* Pushes the error of a failed or cancelled future at idx. */

@@ -211,9 +211,12 @@ void peri__future_reject(lua_State *L, peri_runtime *rt, int idx)
 {
   idx = lua_absindex(L, idx);
   peri_future *future = lua_touserdata(L, idx);
+  bool cancellation = peri__is_cancelled_error(L, rt, -1);
   lua_setiuservalue(L, idx, PERI_UV_RESULT);
   future->state = PERI_FAILED;
   schedule(L, future, idx);
+  if (cancellation) /* a gather's, whose child was: nobody need look at it */
+    return;
   /* without memory it fails unwatched */
   lua_pushcfunction(L, watch_error);
   lua_pushvalue(L, idx);
@@ -254,6 +257,17 @@ bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
     lua_pushnil(L);
   peri__future_settle_cancelled(L, rt, idx, false);
   return true;
+}
+
+bool peri__future_cancel_checked(lua_State *L, peri_runtime *rt, int idx,
+                                 int message_idx)
+{
+  rt->cancel_depth = 0; /* running out of memory leaves it */
+  rt->cancel_too_deep = false;
+  bool asked = peri__future_cancel(L, rt, idx, message_idx);
+  if (rt->cancel_too_deep)
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "cancel: gathers are nested too deep");
+  return asked;
 }
 
 /* -- Asking ------------------------------------------------------------------------ */
@@ -410,8 +424,7 @@ static int l_cancel(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__check_future(L, rt, 1);
   lua_settop(L, 2);
-  rt->cancel_depth = 0;
-  lua_pushboolean(L, peri__future_cancel(L, rt, 1, 2));
+  lua_pushboolean(L, peri__future_cancel_checked(L, rt, 1, 2));
   return 1;
 }
 

@@ -166,12 +166,15 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   idx = lua_absindex(L, idx);
   peri_gather *gather = lua_touserdata(L, idx);
   bool any = false;
-  if (++rt->cancel_depth > CANCEL_DEPTH)
-    peri__throw(L, rt, PERI_ERR_RUNTIME,
-                "cancel: gathers are nested too deep (or await each other)");
+  if (rt->cancel_depth >= CANCEL_DEPTH) {
+    rt->cancel_too_deep = true; /* told when all have come back up */
+    return false;
+  }
+  rt->cancel_depth++;
   luaL_checkstack(L, 12, NULL);
   lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
   int children = lua_gettop(L);
+  gather->future.flags |= PERI_F_CANCELLING;
   for (uint32_t i = 1; i <= gather->children; i++) {
     lua_rawgeti(L, children, i);
     if (peri__future_cancel(L, rt, children + 1, message_idx))
@@ -180,6 +183,7 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   }
   lua_pop(L, 1);
   rt->cancel_depth--;
+  gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
   if (any)
     gather->cancel_requested = true;
   return any;

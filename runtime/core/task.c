@@ -59,7 +59,8 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
 static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
                            lua_State *co, int anchor, uint16_t flags)
 {
-  if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT | PERI_T_UNWINDS) || !pool_room(rt, loop)) {
+  if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT | PERI_T_UNWINDS) ||
+      !pool_room(rt, loop)) {
     peri__unanchor(L, loop, anchor);
     return;
   }
@@ -547,6 +548,10 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
       lua_settop(L, top + 1);
       idx = top + 1;
       continue;
+    }
+    if (awaited->flags & PERI_F_CANCELLING) { /* it awaits us in turn */
+      wake_with(task, PERI_OUTCOME_CANCEL);
+      break;
     }
     if (!peri__future_cancel(L, rt, lua_gettop(L), message_idx))
       task->flags |= PERI_T_MUST_CANCEL;

@@ -404,8 +404,7 @@ static int l_cancel(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_task *task = peri__check_task(L, rt, 1);
   lua_settop(L, 3);
-  rt->cancel_depth = 0;
-  bool asked = peri__future_cancel(L, rt, 1, 2);
+  bool asked = peri__future_cancel_checked(L, rt, 1, 2);
   if (asked && lua_istable(L, 3)) {
     lua_getfield(L, 3, "grace");
     if (!lua_isnil(L, -1)) {
