@@ -17,9 +17,11 @@
  *   - a task that has not ended is anchored by its coroutine (it is the first
  *     argument of the coroutine's root function), and the coroutine by its
  *     loop's table of anchors;
- *   - what a task waits for stands at index 1 of the waiting C function;
+ *   - what a task waits for stands at index 1 of the waiting C function (the
+ *     goal of a run at index 2);
  *   - handles and gathers that are pending stand in the table of anchors;
- *   - every future holds its loop, in user value PERI_UV_LOOP.
+ *   - every future holds its loop, in user value PERI_UV_LOOP, and so do
+ *     handles and links (callbacks).
  * So a loop that nobody holds goes as a whole, with its tasks.
  */
 #ifndef PERI_CORE_H
@@ -320,7 +322,6 @@ struct peri_run_record {
   X(CONTEXT)   /* the context outside tasks, or false */                       \
   X(CORE)      /* the table perilune._core */                                  \
   X(EXCEPTION) /* default exception handler, or false */                       \
-  X(LOG)       /* log function, or false */                                    \
   X(BASE)      /* the host's loop, or false */                                 \
   X(MAIN)      /* the host's main task */                                      \
   X(GOAL)      /* what the host's run is for */                                \
@@ -385,7 +386,6 @@ struct peri_runtime {
 
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
   int exit_code;
-  bool exit_close;
 
   /* The host's main task (embed/). */
   peri_run_record main;
@@ -472,7 +472,6 @@ int peri__arg_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
 int peri__arg_type_error(lua_State *L, peri_runtime *rt, int arg,
                          const char *expected);
 lua_Number peri__check_number(lua_State *L, peri_runtime *rt, int arg);
-lua_Integer peri__check_integer(lua_State *L, peri_runtime *rt, int arg);
 const char *peri__check_string(lua_State *L, peri_runtime *rt, int arg,
                                size_t *length);
 void peri__check_function(lua_State *L, peri_runtime *rt, int arg);
@@ -522,9 +521,6 @@ bool peri__timer_start(peri_clock *clock, peri_timer *timer, int64_t deadline,
 void peri__timer_stop(peri_clock *clock, peri_timer *timer);
 /* Takes the first timer whose deadline is not after now, or NULL. */
 peri_timer *peri__timer_due(peri_clock *clock, int64_t now);
-/* Calls fn for each timer that runs. fn must not start or stop timers. */
-void peri__timers_each(peri_timers *timers,
-                       void (*fn)(peri_timer *timer, void *ud), void *ud);
 static inline bool peri__timer_first(const peri_clock *clock, int64_t *deadline)
 {
   if (clock->timers.length == 0)

@@ -163,15 +163,6 @@ lua_Number peri__check_number(lua_State *L, peri_runtime *rt, int arg)
   return lua_tonumber(L, arg);
 }
 
-lua_Integer peri__check_integer(lua_State *L, peri_runtime *rt, int arg)
-{
-  int is_integer;
-  lua_Integer value = lua_tointegerx(L, arg, &is_integer);
-  if (!is_integer || lua_type(L, arg) != LUA_TNUMBER)
-    peri__arg_type_error(L, rt, arg, "integer");
-  return value;
-}
-
 const char *peri__check_string(lua_State *L, peri_runtime *rt, int arg,
                                size_t *length)
 {

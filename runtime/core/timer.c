@@ -245,18 +245,3 @@ peri_timer *peri__timer_due(peri_clock *clock, int64_t now)
   peri__timer_stop(clock, timer);
   return timer;
 }
-
-void peri__timers_each(peri_timers *timers,
-                       void (*fn)(peri_timer *timer, void *ud), void *ud)
-{
-  for (uint32_t i = 1; i <= timers->length; i++) {
-    peri_timer *first = timers->heap[i];
-    if (first->bucket == NULL) {
-      fn(first, ud);
-      continue;
-    }
-    peri_list *link = first->bucket->timers.next;
-    for (; link != &first->bucket->timers; link = link->next)
-      fn(timer_of(link), ud);
-  }
-}

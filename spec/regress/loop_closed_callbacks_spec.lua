@@ -14,7 +14,7 @@ describe("a future of a closed loop", function()
     local late = loop:create_future()
     support.raises(peri.RuntimeError, "Event loop is closed", late.add_done_callback, late, callback)
     early:set_result(1)
-    early = nil
+    early = nil -- luacheck: ignore 311
     assert.equal(0, late:remove_done_callback(callback))
     support.collect()
     late:set_result(2)
