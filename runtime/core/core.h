@@ -320,6 +320,7 @@ struct peri_run_record {
   X(INTERRUPT)                                                                 \
   X(CLASSES)   /* name to error class */                                       \
   X(CONTEXT)   /* the context outside tasks, or false */                       \
+  X(LIBRARY)   /* environment of the Lua library */                            \
   X(CORE)      /* the table perilune._core */                                  \
   X(EXCEPTION) /* default exception handler, or false */                       \
   X(BASE)      /* the host's loop, or false */                                 \
@@ -438,6 +439,9 @@ void peri__set_ref(lua_State *L, peri_runtime *rt, int ref);
 const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
                             const char *name, const luaL_Reg *metamethods,
                             const luaL_Reg *methods);
+/* Pushes a module of the library, loaded if need be: what the script has made
+ * of its global require does not matter. */
+void peri__require(lua_State *L, const char *name);
 /* Pushes the __index table of the metatable at a place. */
 void peri__push_methods(lua_State *L, peri_runtime *rt, int ref);
 /* The library's runtime for L: made on the first call. Pushes nothing. */
@@ -674,6 +678,8 @@ void peri__wait_open(lua_State *L, peri_runtime *rt);
 /* coroutine.c */
 void peri__coroutine_open(lua_State *L, peri_runtime *rt, unsigned patch);
 peri_frames *peri__frames_reserve(lua_State *L, peri_runtime *rt);
+/* The lowest level that lua_getstack knows; co must have one. */
+int peri__last_level(lua_State *co);
 /* The task that waits inside a coroutine of the script's, or NULL. */
 peri_task *peri__task_in(peri_runtime *rt, lua_State *co);
 int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co);

@@ -371,14 +371,18 @@ static int finish_pcall(lua_State *L, int status, lua_KContext extra)
   return 2;
 }
 
-static int l_pcall(lua_State *L)
+static inline int pcall_with(lua_State *L, lua_KFunction finish)
 {
   luaL_checkany(L, 1);
   lua_pushboolean(L, true);
   lua_insert(L, 1);
-  int status =
-      lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish_pcall);
-  return finish_pcall(L, status, 0);
+  int status = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish);
+  return finish(L, status, 0);
+}
+
+static int l_pcall(lua_State *L)
+{
+  return pcall_with(L, finish_pcall);
 }
 
 /* Message handlers of the script's do not see what is not for them to change:
@@ -393,8 +397,9 @@ static int handle_message(lua_State *L)
   if (lua_toboolean(L, lua_upvalueindex(LETS_CANCEL)) &&
       peri__is_cancelled_error(L, rt, 1))
     return 1;
-  if (lua_tocfunction(L, lua_upvalueindex(HANDLER)) == rt->debug_traceback) {
-    if (lua_isstring(L, 1))
+  if (rt->debug_traceback != NULL &&
+      lua_tocfunction(L, lua_upvalueindex(HANDLER)) == rt->debug_traceback) {
+    if (lua_isstring(L, 1) || lua_isnil(L, 1))
       luaL_traceback(L, L, lua_tostring(L, 1), 1);
     return 1;
   }
@@ -436,12 +441,7 @@ static int finish_peri_pcall(lua_State *L, int status, lua_KContext extra)
 
 static int l_peri_pcall(lua_State *L)
 {
-  luaL_checkany(L, 1);
-  lua_pushboolean(L, true);
-  lua_insert(L, 1);
-  int status =
-      lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish_peri_pcall);
-  return finish_peri_pcall(L, status, 0);
+  return pcall_with(L, finish_peri_pcall);
 }
 
 static int l_peri_xpcall(lua_State *L)

@@ -31,10 +31,7 @@ void peri__push_class(lua_State *L, peri_runtime *rt, peri_error_class class_)
   peri__push_ref(L, rt, PERI_REF_CLASSES);
   if (lua_getfield(L, -1, class_names[class_]) == LUA_TNIL) {
     lua_pop(L, 1);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "perilune.errors");
-    lua_call(L, 1, 0);
+    peri__require(L, "perilune.errors");
     lua_pop(L, 1);
     lua_getfield(L, -1, class_names[class_]);
   }
@@ -52,15 +49,22 @@ static void wrap_message(lua_State *L, peri_runtime *rt,
   lua_setmetatable(L, -2);
 }
 
+static void push_formatted(lua_State *L, peri_runtime *rt,
+                           peri_error_class class_, const char *format,
+                           va_list arguments)
+{
+  luaL_checkstack(L, 8, NULL);
+  lua_pushvfstring(L, format, arguments);
+  wrap_message(L, rt, class_);
+}
+
 void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
                       const char *format, ...)
 {
   va_list arguments;
-  luaL_checkstack(L, 8, NULL);
   va_start(arguments, format);
-  lua_pushvfstring(L, format, arguments);
+  push_formatted(L, rt, class_, format, arguments);
   va_end(arguments);
-  wrap_message(L, rt, class_);
 }
 
 void peri__push_cancelled(lua_State *L, peri_runtime *rt)
@@ -78,11 +82,9 @@ int peri__throw(lua_State *L, peri_runtime *rt, peri_error_class class_,
                 const char *format, ...)
 {
   va_list arguments;
-  luaL_checkstack(L, 8, NULL);
   va_start(arguments, format);
-  lua_pushvfstring(L, format, arguments);
+  push_formatted(L, rt, class_, format, arguments);
   va_end(arguments);
-  wrap_message(L, rt, class_);
   return lua_error(L);
 }
 
@@ -303,9 +305,7 @@ static int report_protected(lua_State *L)
       return 0;
     }
   }
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "perilune.exceptions");
-  lua_call(L, 1, 0);
+  peri__require(L, "perilune.exceptions");
   peri__push_ref(L, rt, PERI_REF_EXCEPTION);
   if (loop != NULL)
     peri__push_loop(L, loop);

@@ -588,10 +588,7 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   lua_setiuservalue(L, -2, PERI_LOOP_UV_ANCHORS);
   peri__push_ref(L, rt, PERI_REF_LOOP_META);
   lua_setmetatable(L, -2);
-  loop->clock =
-      peri__clock_current(rt)->kind == PERI_CLOCK_REAL || rt->run == NULL
-          ? rt->clock
-          : peri__clock_current(rt);
+  loop->clock = peri__clock_current(rt); /* its maker's, as a task has */
   peri__clock_use(L, loop->clock);
   loop->closed = false;
   return loop;

@@ -249,9 +249,8 @@ static int l_default_exception_handler(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__check_loop(L, rt, 1);
   lua_settop(L, 2);
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "perilune.exceptions");
-  lua_call(L, 1, 0);
+  peri__require(L, "perilune.exceptions");
+  lua_pop(L, 1);
   peri__push_ref(L, rt, PERI_REF_EXCEPTION);
   lua_insert(L, 1);
   lua_call(L, 2, 0);

@@ -99,10 +99,50 @@ static int load_bundled(lua_State *L)
   if (luaL_loadbufferx(L, (const char *)module->code, module->size,
                        lua_tostring(L, -1), "b") != LUA_OK)
     return lua_error(L);
+  peri__push_ref(L, peri__rt(L), PERI_REF_LIBRARY);
+  lua_setupvalue(L, -2, 1); /* _ENV */
   lua_pushstring(L, module->name);
   lua_pushliteral(L, ":embedded:");
   lua_call(L, 2, 1);
   return 1;
+}
+
+void peri__require(lua_State *L, const char *name)
+{
+  luaL_checkstack(L, 8, NULL);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, name) == LUA_TNIL) {
+    lua_pop(L, 1);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    if (lua_getfield(L, -1, name) == LUA_TNIL)
+      luaL_error(L, "module '%s' is not part of perilune", name);
+    lua_replace(L, -2);
+    lua_call(L, 0, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, name);
+  }
+  lua_replace(L, -2);
+}
+
+/* The library's own require. It loads its modules when they are first needed,
+ * which may be after a host has taken require from the script. */
+static int l_require(lua_State *L)
+{
+  peri__require(L, luaL_checkstring(L, 1));
+  return 1;
+}
+
+/* The environment of the library: the globals, but for require. */
+static void make_environment(lua_State *L, peri_runtime *rt)
+{
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, l_require);
+  lua_setfield(L, -2, "require");
+  lua_createtable(L, 0, 1);
+  lua_pushglobaltable(L);
+  lua_setfield(L, -2, "__index");
+  lua_setmetatable(L, -2);
+  peri__set_ref(L, rt, PERI_REF_LIBRARY);
 }
 
 static int load_core(lua_State *L)
@@ -268,6 +308,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__handle_open(L, rt);
   peri__watch_open(L, rt);
   publish_classes(L, rt);
+  make_environment(L, rt);
   preload(L, rt);
   peri__coroutine_open(L, rt, rt->options.patch);
   if (rt->options.patch & PERI_PATCH_EXIT)

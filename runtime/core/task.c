@@ -648,19 +648,7 @@ void peri__push_task(lua_State *L, peri_task *task)
     lua_pushvalue(co, 2);
   } else {
     lua_Debug ar;
-    int low = 0, high = 1; /* the last level lies in [low, high) */
-    while (lua_getstack(co, high, &ar)) {
-      low = high;
-      high *= 2;
-    }
-    while (high - low > 1) {
-      int middle = low + (high - low) / 2;
-      if (lua_getstack(co, middle, &ar))
-        low = middle;
-      else
-        high = middle;
-    }
-    lua_getstack(co, low, &ar);
+    lua_getstack(co, peri__last_level(co), &ar);
     lua_getlocal(co, &ar, ROOT_TASK);
   }
   if (co != L)

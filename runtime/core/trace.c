@@ -47,7 +47,8 @@ static void add_frame(lua_State *L, lua_State *co, int trace, lua_Debug *ar)
   lua_rawseti(L, trace, n + 3);
 }
 
-static int last_level(lua_State *co)
+/* Doubles, then halves: lua_getstack walks the stack from its top. */
+int peri__last_level(lua_State *co)
 {
   lua_Debug ar;
   int low = 0, high = 1;
@@ -71,7 +72,7 @@ static void add_frames(lua_State *L, peri_runtime *rt, lua_State *co, int level,
                        int trace)
 {
   lua_Debug ar;
-  int last = last_level(co);
+  int last = peri__last_level(co);
   if (rt->task != NULL && co == rt->task->co)
     last--;
   int from = level + FIRST_FRAMES, to = last - LAST_FRAMES;

@@ -80,9 +80,7 @@ static int object_text(lua_State *L, peri_runtime *rt)
 {
   if (!lua_isnil(L, 2))
     peri__trace_text(L, rt);
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "perilune.exceptions");
-  lua_call(L, 1, 1);
+  peri__require(L, "perilune.exceptions");
   lua_getfield(L, -1, "tell");
   lua_pushvalue(L, 1);
   lua_pushvalue(L, 2);
@@ -225,9 +223,7 @@ static void start_finish(lua_State *L, peri_runtime *rt)
   luaL_checkstack(L, 10, NULL);
   int top = lua_gettop(L);
   push_base_loop(L, rt);
-  lua_getglobal(L, "require");
-  lua_pushliteral(L, "perilune.runner");
-  lua_call(L, 1, 1);
+  peri__require(L, "perilune.runner");
   lua_getfield(L, -1, "finish");
   lua_replace(L, -2);
   lua_pushvalue(L, top + 1);

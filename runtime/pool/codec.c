@@ -208,23 +208,10 @@ bool peri__error_class_name(lua_State *L, peri_runtime *rt, int idx)
   return false;
 }
 
-/* Pushes the module perilune.errors, which may have to be loaded. */
-static void push_errors(lua_State *L)
-{
-  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (lua_getfield(L, -1, "perilune.errors") != LUA_TTABLE) {
-    lua_pop(L, 1);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "perilune.errors");
-    lua_call(L, 1, 1);
-  }
-  lua_remove(L, -2);
-}
-
 bool peri__error_class_is_own(lua_State *L, int idx)
 {
   idx = lua_absindex(L, idx);
-  push_errors(L);
+  peri__require(L, "perilune.errors");
   lua_pushliteral(L, "__name");
   lua_rawget(L, idx);
   lua_rawget(L, -2);
@@ -236,7 +223,7 @@ bool peri__error_class_is_own(lua_State *L, int idx)
 void peri__error_class_base(lua_State *L, int idx)
 {
   idx = lua_absindex(L, idx);
-  push_errors(L);
+  peri__require(L, "perilune.errors");
   lua_getfield(L, -1, "parent");
   lua_replace(L, -2);
   lua_pushvalue(L, idx);
@@ -245,7 +232,7 @@ void peri__error_class_base(lua_State *L, int idx)
 
 bool peri__error_class_find(lua_State *L, peri_runtime *rt)
 {
-  push_errors(L); /* so that the library's own are there */
+  peri__require(L, "perilune.errors"); /* so that the library's own are there */
   peri__push_ref(L, rt, PERI_REF_CLASSES);
   lua_replace(L, -2);
   lua_insert(L, -2);

@@ -15,6 +15,14 @@ for _, case in ipairs {
       assert.same({ n = 3, true, "a", nil }, table.pack(xpcall(function(...) return ... end, print, "a", nil)))
     end)
 
+    it("take debug.traceback as a handler as Lua's own do", function()
+      local _, text = xpcall(error, debug.traceback, "x", 0)
+      assert.matches("^x\nstack traceback:\n\t%[C%]: in function 'error'", text)
+      assert.matches("^stack traceback:\n\t%[C%]: in function 'error'", select(2, xpcall(error, debug.traceback)))
+      local fault = {}
+      assert.equal(fault, select(2, xpcall(error, debug.traceback, fault)))
+    end)
+
     it("return false and the error as it is", function()
       for _, fault in ipairs { {}, "text", 42, true, peri.ValueError "x" } do
         local ok, err = pcall(error, fault, 0)

@@ -16,6 +16,32 @@ static int l_ticks(lua_State *L)
   return 1;
 }
 
+/* A sandbox: the script has neither debug nor require, and raised errors, their
+ * reports and the end of the run do not need them. */
+static void does_without_what_the_host_took(void)
+{
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  lua_pushnil(L);
+  lua_setglobal(L, "debug");
+  peri_runtime *runtime;
+  CHECK_INT(PERI_OK, peri_attach(&runtime, L, NULL));
+  CHECK_INT(PERI_OK, run_code(runtime, "peri = require 'perilune'\n"
+                                       "require = nil\n"));
+  CHECK_INT(PERI_OK,
+            run_code(runtime,
+                     "local function handler(m) return 'handled ' .. m end\n"
+                     "local _, err = xpcall(error, handler, 'x')\n"
+                     "assert(err == 'handled x', err)\n"
+                     "_, err = pcall(peri.sleep, {})\n"
+                     "assert(tostring(err):find '^TypeError: ')\n"));
+  CHECK_INT(PERI_EFAILED, run_code(runtime, "peri.sleep(0 / 0)"));
+  CHECK(strstr(peri_error(runtime), "ValueError: ") != NULL);
+  CHECK_INT(0, lua_gettop(L));
+  peri_close(runtime);
+  lua_close(L);
+}
+
 static void runs_beside_the_host(void)
 {
   uv_loop_t loop;
@@ -119,6 +145,7 @@ static void may_leave_the_state_alone(void)
 
 int main(void)
 {
+  does_without_what_the_host_took();
   runs_beside_the_host();
   can_be_attached_again();
   may_leave_the_state_alone();
