@@ -8,21 +8,22 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local timeouts = require "perilune.timeouts"
-local waiters = require "perilune.waiters"
 
 local error, getmetatable, pcall, setmetatable, type =
   error, getmetatable, pcall, setmetatable, type
 local can_wait, iscancel = core.can_wait, core.iscancel
-local is_done, is_cancelled = core.Future.done, core.Future.cancelled
-local set_result = core.Future.set_result
-local park, wake = waiters.park, waiters.wake
+local line, park, wake = core.line, core.line_wait, core.line_wake
+local wake_first, is_claimed = core.line_wake_first, core.line_claimed
 local RuntimeError, ValueError = errors.RuntimeError, errors.ValueError
 
 local locks = {}
 
--- The queue is the lock itself, in these two fields; see perilune.waiters.
-local function new(class, fields)
-  return setmetatable(waiters.init(fields), class)
+-- An object with its line of waiters, who `give_up(object, woken)` when they
+-- leave by an error.
+local function new(class, what, fields, give_up)
+  local object = setmetatable(fields, class)
+  object._line = line(what, object, give_up)
+  return object
 end
 
 -- What has `acquire` and `release` has guards: closables that release. Closing
@@ -60,31 +61,16 @@ end
 local Lock = { __name = "Lock" }
 Lock.__index = Lock
 
--- The first waiter, once woken, stays at the head of the queue until it runs:
--- so long the lock is free, but spoken for.
-local function lock_wake_first(lock)
-  local first = lock.next
-  if first ~= lock and not is_done(first.future) then set_result(first.future) end
-end
-
-local LockWaiter = waiters.kind(function(lock)
-  if not lock._locked then lock_wake_first(lock) end
-end)
-
--- Whether nobody waits but tasks that are cancelled.
-local function lock_unclaimed(lock)
-  local waiter = lock.next
-  while waiter ~= lock do
-    if not is_cancelled(waiter.future) then return false end
-    waiter = waiter.next
-  end
-  return true
+-- The first waiter, once woken, stays at the head of the line until it runs: so
+-- long the lock is free, but spoken for.
+local function lock_give_up(lock)
+  if not lock._locked then wake_first(lock._line) end
 end
 
 ---Makes a lock that nobody holds.
 ---@return perilune.Lock
 function locks.Lock()
-  return new(Lock, { _locked = false, _debts = 0 })
+  return new(Lock, "Lock.acquire", { _locked = false, _debts = 0 }, lock_give_up)
 end
 
 ---Tells whether somebody holds the lock.
@@ -103,14 +89,14 @@ end
 ---@return true
 ---@async
 function Lock:acquire(options)
-  if not self._locked and (self.next == self or lock_unclaimed(self)) then
+  if not self._locked and not is_claimed(self._line) then
     self._locked = true
     return true
   end
   if options == nil then
-    park(LockWaiter, self)
+    park(self._line)
   else
-    limited("Lock.acquire", options, park, LockWaiter, self)
+    limited("Lock.acquire", options, park, self._line)
   end
   self._locked = true
   return true
@@ -126,7 +112,7 @@ function Lock:release()
   end
   if not self._locked then error(RuntimeError "the lock is not acquired") end
   self._locked = false
-  lock_wake_first(self)
+  wake_first(self._line)
 end
 
 ---Takes the lock and gives a closable that releases it:
@@ -147,12 +133,10 @@ Lock.guard = guard
 local Event = { __name = "Event" }
 Event.__index = Event
 
-local EventWaiter = waiters.kind()
-
 ---Makes an event that is not set.
 ---@return perilune.Event
 function locks.Event()
-  return new(Event, { _set = false })
+  return new(Event, "Event.wait", { _set = false })
 end
 
 ---Tells whether the event is set.
@@ -165,7 +149,7 @@ end
 function Event:set()
   if self._set then return end
   self._set = true
-  while wake(self) do end
+  while wake(self._line) do end
 end
 
 ---Makes the event one that is not set. Those that were woken stay so.
@@ -182,9 +166,9 @@ end
 function Event:wait(options)
   if self._set then return true end
   if options == nil then
-    park(EventWaiter, self)
+    park(self._line)
   else
-    limited("Event.wait", options, park, EventWaiter, self)
+    limited("Event.wait", options, park, self._line)
   end
   return true
 end
@@ -201,7 +185,7 @@ Condition.__index = Condition
 -- Wakes up to count waiters.
 local function notify(condition, count)
   for _ = 1, count do
-    if not wake(condition) then return end
+    if not wake(condition._line) then return end
   end
 end
 
@@ -223,12 +207,22 @@ local function reacquire(lock)
   end
 end
 
--- A notification that came together with an error is for another waiter.
-local ConditionWaiter = waiters.kind(function(condition)
-  local err = reacquire(condition._lock)
+-- Closing it is coming back: with the lock, however the wait has ended. A
+-- notification that came together with an error is for another waiter.
+local Return = {}
+
+function Return:__close(err)
+  local condition = self.condition
+  local raised = reacquire(condition._lock)
+  if err == nil and raised == nil then return end
   notify(condition, 1)
-  if err ~= nil then error(err, 0) end
-end)
+  if raised ~= nil then error(raised, 0) end
+end
+
+local function leave_and_return(condition)
+  local _ <close> = setmetatable({ condition = condition }, Return)
+  park(condition._line)
+end
 
 ---Makes a condition on a lock, or on one of its own.
 ---@param lock? perilune.Lock
@@ -239,7 +233,7 @@ function locks.Condition(lock)
   elseif getmetatable(lock) ~= Lock and not (type(lock) == "table" and lock.acquire) then
     arguments.wrong_type("Condition", 1, "Lock or nil", lock)
   end
-  return new(Condition, { _lock = lock })
+  return new(Condition, "Condition.wait", { _lock = lock })
 end
 
 ---Tells whether somebody holds the lock.
@@ -275,11 +269,10 @@ end
 
 local function condition_wait(condition)
   condition._lock:release()
-  park(ConditionWaiter, condition)
-  local err = reacquire(condition._lock)
-  if err == nil then return end
-  notify(condition, 1)
-  error(err, 0)
+  -- Under a pcall, so that the return is not left to whoever closes a coroutine
+  -- of the script's that dies of the error: that may be nobody.
+  local ok, err = pcall(leave_and_return, condition)
+  if not ok then error(err, 0) end
 end
 
 ---Lets go of the lock, waits to be notified and takes the lock again. It may
@@ -345,7 +338,7 @@ end
 ---Wakes all that wait. See `notify`.
 function Condition:notify_all()
   require_lock(self, "notify")
-  while wake(self) do end
+  while wake(self._line) do end
 end
 
 -- Semaphore -------------------------------------------------------------------
@@ -360,7 +353,7 @@ Semaphore.__index = Semaphore
 -- A permit is taken for a waiter when it is woken, not when it runs; `_woken`
 -- counts those in between, behind whom newcomers queue.
 local function semaphore_wake(semaphore)
-  if not wake(semaphore) then return false end
+  if not wake(semaphore._line) then return false end
   semaphore._value = semaphore._value - 1
   semaphore._woken = semaphore._woken + 1
   return true
@@ -370,16 +363,16 @@ local function semaphore_wake_all(semaphore)
   while semaphore._value > 0 and semaphore_wake(semaphore) do end
 end
 
-local SemaphoreWaiter = waiters.kind(function(semaphore, woken)
+local function semaphore_give_up(semaphore, woken)
   if woken then
     semaphore._woken = semaphore._woken - 1
     semaphore._value = semaphore._value + 1
   end
   semaphore_wake_all(semaphore)
-end)
+end
 
 local function semaphore_wait(semaphore)
-  park(SemaphoreWaiter, semaphore)
+  park(semaphore._line)
   semaphore._woken = semaphore._woken - 1
   semaphore_wake_all(semaphore)
 end
@@ -391,7 +384,8 @@ local function new_semaphore(class, name, value)
     value = arguments.integer(name, 1, value)
     if value < 0 then arguments.wrong_value(name, 1, "the initial value must be >= 0") end
   end
-  return new(class, { _value = value, _woken = 0, _bound = value })
+  return new(class, "Semaphore.acquire", { _value = value, _woken = 0, _bound = value },
+    semaphore_give_up)
 end
 
 ---Makes a semaphore.
@@ -406,13 +400,7 @@ end
 ---Tells whether a permit cannot be had at once.
 ---@return boolean
 function Semaphore:locked()
-  if self._value == 0 or self._woken > 0 then return true end
-  local waiter = self.next
-  while waiter ~= self do
-    if not is_cancelled(waiter.future) then return true end
-    waiter = waiter.next
-  end
-  return false
+  return self._value == 0 or self._woken > 0 or is_claimed(self._line)
 end
 
 ---Takes a permit, after all that asked before.
@@ -425,7 +413,7 @@ end
 ---@return true
 ---@async
 function Semaphore:acquire(options)
-  if self._value > 0 and self._woken == 0 and (self.next == self or not self:locked()) then
+  if self._value > 0 and self._woken == 0 and not is_claimed(self._line) then
     self._value = self._value - 1
     return true
   end
@@ -518,7 +506,7 @@ function Party:__close(err) -- luacheck: no unused args
   if barrier._state == "resetting" or barrier._state == "draining" then
     barrier._state = "filling"
   end
-  while wake(barrier._condition) do end
+  while wake(barrier._condition._line) do end
 end
 
 ---Makes a barrier for a number of tasks.

@@ -7,6 +7,7 @@
  *   timer.c      timers of one clock; clock.c, the clocks themselves
  *   future.c     a result to come; gather.c, one made of many
  *   task.c       a coroutine that is driven by a loop
+ *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
  *   error.c      error objects; trace.c, raw tracebacks
@@ -72,6 +73,9 @@ typedef struct peri_run_record peri_run_record;
   X(TYPE, "TypeError")                                                         \
   X(RUNTIME, "RuntimeError")                                                   \
   X(NOT_IMPLEMENTED, "NotImplementedError")                                    \
+  X(QUEUE_EMPTY, "QueueEmpty")                                                 \
+  X(QUEUE_FULL, "QueueFull")                                                   \
+  X(QUEUE_SHUT_DOWN, "QueueShutDown")                                          \
   X(OS, "OSError")
 
 typedef enum peri_error_class {
@@ -192,6 +196,7 @@ typedef enum peri_wait_kind {
   PERI_WAIT_WOKEN,  /* what it waited for has come: in the ready queue */
   PERI_WAIT_TIMER,  /* task->timer runs */
   PERI_WAIT_FUTURE, /* task->resource is a future, in its callbacks */
+  PERI_WAIT_TURN,   /* task->resource is a line of waiters, task->turn in it */
   PERI_WAIT_RUN     /* another loop runs to its end */
 } peri_wait_kind;
 
@@ -213,8 +218,10 @@ enum {
   PERI_T_OWES = 1 << 6,     /* has futures to wait for before it ends */
   PERI_T_NAMED = 1 << 7,    /* rt's table of names has its name */
   PERI_T_TOPLEVEL = 1 << 8, /* the script itself: may run other loops */
+  PERI_T_CONTEXT = 1 << 9,  /* its context is not empty */
   PERI_T_UNWINDS = 1 << 10, /* a kill has been raised in it */
-  PERI_T_CONTEXT = 1 << 9   /* its context is not empty */
+  PERI_T_IN_LINE = 1 << 11, /* task->turn is linked */
+  PERI_T_TURN = 1 << 12     /* its turn has come, and it has not run since */
 };
 
 /* The one record of a wait: kind, what (its name), resource, deadline (in the
@@ -228,7 +235,13 @@ struct peri_task {
   int anchor; /* of co, in the loop's table */
   uint16_t flags;
   uint8_t wait, outcome;
-  peri_timer timer; /* timer.node: in a ready queue, a bucket, or a future */
+  union {
+    peri_timer timer; /* timer.node: in a ready queue, a bucket, or a future */
+    struct {
+      peri_node node; /* the same */
+      peri_list turn; /* in a line of waiters (waiters.c); no timer runs then */
+    };
+  };
   void *resource;
   peri_clock *clock;
   peri_task *previous, *next; /* all tasks of the loop */
@@ -308,6 +321,8 @@ struct peri_run_record {
   X(TRACE_HANDLER)                                                             \
   X(UNSEEN)                                                                    \
   X(WATCHER)                                                                   \
+  X(LINE)                                                                      \
+  X(QUEUES) /* weak: class and maxsize to metatable */                         \
   X(SCOPE)                                                                     \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
@@ -371,7 +386,7 @@ struct peri_runtime {
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
   const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
-      *meta_handle, *meta_loop, *meta_clock;
+      *meta_handle, *meta_loop, *meta_clock, *meta_line;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
@@ -674,6 +689,39 @@ static inline bool peri__parked(lua_State *co)
   return lua_touserdata(co, -1) == (const void *)&peri__parked_key;
 }
 void peri__wait_open(lua_State *L, peri_runtime *rt);
+
+/* waiters.c: a line of tasks that wait for their turn */
+typedef struct peri_waiters peri_waiters;
+/* Passes on the turn of a task that leaves the line by an error; woken: it had
+ * come. The object that owns the line is at idx. Does not wait. */
+typedef void (*peri_give_up_cb)(lua_State *L, peri_runtime *rt,
+                                peri_waiters *line, int idx, bool woken);
+struct peri_waiters {
+  peri_list turns;  /* of tasks, the longest wait first */
+  const char *what; /* names the wait; static */
+  peri_give_up_cb give_up;
+};
+void peri__waiters_init(peri_waiters *line, const char *what,
+                        peri_give_up_cb give_up);
+static inline bool peri__waiters_empty(const peri_waiters *line)
+{
+  return peri__list_empty(&line->turns);
+}
+/* Wakes the first task that is not on its way out, and takes it out of the
+ * line. False: there is none. */
+bool peri__waiters_wake(peri_waiters *line);
+/* Puts the running task at the end of the line, whose owner is at index 1 of
+ * the function that is to peri__park next. */
+void peri__waiters_park(lua_State *L, peri_runtime *rt, peri_waiters *line);
+/* First thing in the continuation: returns when the turn has come, else passes
+ * it on and raises. */
+void peri__waiters_unpark(lua_State *L, peri_runtime *rt);
+/* A task that may stand in a line is about to be closed where it stands. */
+void peri__waiters_abandon(lua_State *L, peri_runtime *rt, peri_task *task);
+void peri__waiters_open(lua_State *L, peri_runtime *rt);
+
+/* queue.c */
+void peri__queue_open(lua_State *L, peri_runtime *rt);
 
 /* coroutine.c */
 void peri__coroutine_open(lua_State *L, peri_runtime *rt, unsigned patch);

@@ -288,6 +288,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CLOSERS);
   weak_table(L, rt, PERI_REF_OBJECTS, "v");
+  weak_table(L, rt, PERI_REF_QUEUES, "v");
   weak_table(L, rt, PERI_REF_OWED, "k");
   weak_table(L, rt, PERI_REF_NAMES, "k");
   weak_table(L, rt, PERI_REF_KILLS, "k");
@@ -302,6 +303,8 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__task_open(L, rt);
   peri__task_lua_open(L, rt);
   peri__wait_open(L, rt);
+  peri__waiters_open(L, rt);
+  peri__queue_open(L, rt);
   peri__awaitable_open(L, rt);
   peri__gather_open(L, rt);
   peri__loop_open(L, rt);

@@ -522,7 +522,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
     keep_message(L, idx, message_idx);
-    if (task->wait == PERI_WAIT_TIMER) {
+    if (task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_TURN) {
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;
     }
@@ -601,6 +601,8 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
   else if (peri__node_listed(&task->timer.node))
     peri__node_unlink(&task->timer.node);
   task->wait = PERI_WAIT_NONE;
+  if (task->flags & (PERI_T_IN_LINE | PERI_T_TURN))
+    peri__waiters_abandon(L, rt, task);
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING) {
     leave(L, rt, task);
@@ -624,7 +626,8 @@ void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop)
   (void)rt;
   for (peri_task *task = loop->tasks; task != NULL; task = next) {
     next = task->next;
-    if (peri__node_listed(&task->timer.node) || task->wait == PERI_WAIT_TIMER)
+    if (peri__node_listed(&task->timer.node) || task->wait == PERI_WAIT_TIMER ||
+        task->wait == PERI_WAIT_TURN)
       continue;
     if (!(task->flags & PERI_T_STARTED) || task->wait != PERI_WAIT_NONE) {
       task->wait = PERI_WAIT_WOKEN;

@@ -185,3 +185,67 @@ describe("a PriorityQueue", function()
     assert.equal(1, queue:get())
   end)
 end)
+
+describe("a long Queue", function()
+  -- What does not fit into the queue's ring lies in a table behind it.
+  it("keeps the order of more items than its ring holds", function()
+    local queue, put, got = peri.Queue(), 0, 0
+    for burst = 1, 5 do
+      for _ = 1, 100 * burst do
+        put = put + 1
+        queue:put(put)
+      end
+      for _ = 1, 70 * burst do
+        got = got + 1
+        assert.equal(got, queue:get())
+      end
+    end
+    while not queue:empty() do
+      got = got + 1
+      assert.equal(got, queue:get_nowait())
+    end
+    assert.equal(put, got)
+  end)
+
+  it("holds nothing of what was taken", function()
+    local weak = setmetatable({}, { __mode = "v" })
+    for _, class in ipairs { peri.Queue, peri.LifoQueue, peri.PriorityQueue } do
+      local queue = class()
+      for i = 1, 300 do
+        weak[i] = setmetatable({}, { __lt = function() return false end })
+        queue:put(weak[i])
+      end
+      for _ = 1, 300 do queue:get() end
+      support.collect()
+      assert.is_nil(next(weak))
+    end
+  end)
+end)
+
+describe("a queue", function()
+  it("is told from everything else", function()
+    local queue = peri.Queue()
+    for _, value in ipairs { 1, "q", {}, io.stdout, peri.Future() } do
+      raises(peri.TypeError,
+        ("bad argument #1 to 'put' (Queue expected, got %s)"):format(
+          value == io.stdout and "FILE*" or peri.isfuture(value) and "Future" or type(value)),
+        function() queue.put(value, 1) end)
+    end
+  end)
+
+  it("hands the turn of a getter on that is killed, or closed where it stands", function()
+    for _, grace in ipairs { 1, 0 } do
+      local queue = peri.Queue()
+      local a = peri.create_task(function()
+        local _ <close> = peri.defer(function() peri.pcall(peri.sleep, 5) end)
+        return queue:get()
+      end)
+      local b = peri.create_task(queue.get, queue)
+      peri.sleep(0)
+      queue:put_nowait "x"
+      a:kill(grace)
+      assert.equal("x", b:await())
+      peri.wait { a }
+    end
+  end)
+end)
