@@ -307,6 +307,7 @@ static int l_use_clock(lua_State *L)
   if (rt->task == NULL)
     return peri__throw(L, rt, PERI_ERR_RUNTIME,
                        "use_clock: no task is running");
+  peri__push_task(L, rt->task); /* from here on it stays where it is */
   peri_clock *old = rt->task->clock;
   peri_task **scope = lua_newuserdatauv(L, sizeof *scope, 1);
   *scope = rt->task;

@@ -5,7 +5,8 @@
  * The parts, from the bottom up:
  *   list.h       intrusive lists: every queue of the runtime is one
  *   timer.c      timers of one clock; clock.c, the clocks themselves
- *   future.c     a result to come; gather.c, one made of many
+ *   future.c     a result to come; gather.c, one made of many (bare.c, of
+ *                functions)
  *   task.c       a coroutine that is driven by a loop
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
@@ -221,7 +222,9 @@ enum {
   PERI_T_CONTEXT = 1 << 9,  /* its context is not empty */
   PERI_T_UNWINDS = 1 << 10, /* a kill has been raised in it */
   PERI_T_IN_LINE = 1 << 11, /* task->turn is linked */
-  PERI_T_TURN = 1 << 12     /* its turn has come, and it has not run since */
+  PERI_T_TURN = 1 << 12,    /* its turn has come, and it has not run since */
+  PERI_T_BARE = 1 << 13,    /* no object: the record is a gather's (bare.c) */
+  PERI_T_MOVED = 1 << 14    /* was so: task->resource is the task now */
 };
 
 /* The one record of a wait: kind, what (its name), resource, deadline (in the
@@ -538,6 +541,8 @@ void peri__timers_fini(peri_runtime *rt, peri_timers *timers);
 bool peri__timer_start(peri_clock *clock, peri_timer *timer, int64_t deadline,
                        int64_t duration);
 void peri__timer_stop(peri_clock *clock, peri_timer *timer);
+/* A timer that runs stands elsewhere now; its node has been linked. */
+void peri__timer_moved(peri_clock *clock, peri_timer *timer);
 /* Takes the first timer whose deadline is not after now, or NULL. */
 peri_timer *peri__timer_due(peri_clock *clock, int64_t now);
 static inline bool peri__timer_first(const peri_clock *clock, int64_t *deadline)
@@ -607,7 +612,33 @@ void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 
+/* bare.c */
+/* Makes a bare task an ordinary one, and pushes it. */
+void peri__task_promote(lua_State *L, peri_runtime *rt, peri_task *task);
+/* The bare task has returned values, from the index first on; its gather stands
+ * at gather_idx. */
+void peri__bare_done(lua_State *co, peri_task *task, int gather_idx, int first,
+                     int values);
+/* The bare task could not even be made an ordinary one, in order to fail. */
+void peri__bare_lost(peri_task *task);
+/* The task that a pointer kept while Lua ran means now. */
+static inline peri_task *peri__task_now(peri_task *task)
+{
+  return task != NULL && task->flags & PERI_T_MOVED ? task->resource : task;
+}
+
 /* task.c */
+enum {
+  PERI_ROOT_TASK = 1
+}; /* in a task's root: the task, or a bare one's
+                                gather */
+/* The record of a new task of the loop, without coroutine. */
+void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop);
+/* Sees to it that n coroutines wait for use. */
+void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n);
+/* Gives a bare task one of those. */
+void peri__task_take_reserved(peri_task *task);
+void peri__task_enlist(lua_State *L, peri_task *task);
 void peri__task_open(lua_State *L, peri_runtime *rt);
 peri_task *peri__check_task(lua_State *L, peri_runtime *rt, int arg);
 /* Makes a task of the function and arguments from fn to the top of the stack;
@@ -643,6 +674,8 @@ void peri__task_lua_open(lua_State *L, peri_runtime *rt);
  * flags are PERI_T_*. */
 int peri__create_task(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       int loop_idx, int first, uint16_t flags);
+/* Pushes the task. One that was bare is an ordinary one from then on, and
+ * somewhere else: read rt->task anew, or use peri__task_now. */
 void peri__push_task(lua_State *L, peri_task *task);
 /* Pushes the name. The task stands at idx; 0: it has not ended. */
 const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,

@@ -363,7 +363,7 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   rt->has_context = had_context;
   rt->callback = callback;
-  rt->task = task;
+  rt->task = peri__task_now(task);
   rt->current = current;
   rt->frames = frames;
 }

@@ -346,6 +346,7 @@ static void await_with_cancellation(lua_State *L, peri_runtime *rt,
                                     peri_task *task)
 {
   peri__push_task(L, task);
+  task = lua_touserdata(L, -1);
   lua_getiuservalue(L, -1, PERI_UV_RESULT);
   if (peri__future_cancel(L, rt, 1, lua_gettop(L)))
     task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;

@@ -4,37 +4,14 @@
  * The gather is a future with a node for each child, which stands among the
  * child's callbacks; so gathering 10,000 tasks makes one object. While children
  * are pending the gather is anchored in the loop, and holds them in a table
- * (user value PERI_UV_CHILDREN). As in asyncio each child is looked at in a trip
- * of its own, and the gather's awaiter runs one trip after the last.
+ * (user value PERI_UV_CHILDREN), which becomes the list of results. As in
+ * asyncio each child is looked at in a trip of its own, and the gather's awaiter
+ * runs one trip after the last. The children of a gather of functions are bare
+ * tasks (bare.c); that table has their values as they end.
  */
-#include "core.h"
-
-typedef struct peri_gather peri_gather;
+#include "gather.h"
 
 enum { CANCEL_DEPTH = 1000 };
-
-typedef struct peri_child {
-  peri_node node;
-  peri_future *future; /* the gather's table holds it */
-  uint32_t index;      /* of the child in the gather's table */
-  uint32_t place;      /* of this node among the gather's */
-} peri_child;
-
-struct peri_gather {
-  peri_future future;
-  int anchor;
-  uint32_t children; /* as many as were given */
-  uint32_t nodes;    /* one for each that differs */
-  uint32_t finished;
-  bool return_exceptions, cancel_requested;
-  peri_child child[];
-};
-
-static peri_gather *gather_of(peri_child *child)
-{
-  return (peri_gather *)((char *)(child - child->place) -
-                         offsetof(peri_gather, child));
-}
 
 /* Pushes what return_exceptions puts in the place of a child. */
 static void push_outcome(lua_State *L, peri_runtime *rt, int child)
@@ -51,24 +28,34 @@ static void push_outcome(lua_State *L, peri_runtime *rt, int child)
   }
 }
 
+/* Whether the place i of the table has a child, not yet a value. */
+static bool has_child(const peri_gather *gather, uint32_t i)
+{
+  return gather->slot == NULL || gather->slot[i - 1].task.flags & PERI_T_MOVED;
+}
+
 /* All children are done: the list of their values becomes the result. */
 static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
                    int children)
 {
+  if (gather->no_memory)
+    luaL_error(L, "not enough memory");
   if (gather->cancel_requested) {
     peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
     peri__future_reject(L, rt, idx);
     return;
   }
-  lua_createtable(L, (int)gather->children, 1);
   for (uint32_t i = 1; i <= gather->children; i++) {
+    if (!has_child(gather, i))
+      continue;
     lua_rawgeti(L, children, i);
     push_outcome(L, rt, lua_gettop(L));
-    lua_rawseti(L, -3, i);
+    lua_rawseti(L, children, i);
     lua_pop(L, 1);
   }
   lua_pushinteger(L, gather->children);
-  lua_setfield(L, -2, "n");
+  lua_setfield(L, children, "n");
+  lua_pushvalue(L, children);
   peri__future_resolve(L, rt, idx, 1);
 }
 
@@ -84,55 +71,60 @@ static void fail(lua_State *L, peri_runtime *rt, int idx, int child)
   peri__future_reject(L, rt, idx);
 }
 
-/* [gather, children, child, runtime]: the gather ends, with the error of the
- * child, or with the results of all. */
+/* [gather, children, child or nil, runtime]: the gather ends, with the error of
+ * the child, or with the results of all. */
 static int conclude(lua_State *L)
 {
   peri_runtime *rt = lua_touserdata(L, 4);
   peri_gather *gather = lua_touserdata(L, 1);
-  peri_future *child = lua_touserdata(L, 3);
   luaL_checkstack(L, 12, NULL);
-  if (!gather->return_exceptions && child->state != PERI_FINISHED)
+  if (!lua_isnil(L, 3))
     fail(L, rt, 1, 3);
   else
     finish(L, rt, gather, 1, 2);
   return 0;
 }
 
-/* Running out of memory there is the gather's error. */
-static void conclude_protected(lua_State *L, peri_runtime *rt, int idx,
-                               int child)
+/* Running out of memory there is the gather's error. The child on top of the
+ * stack (or nil) is popped. */
+static void conclude_protected(lua_State *L, peri_runtime *rt, int idx)
 {
   lua_pushcfunction(L, conclude);
+  lua_insert(L, -2);
   lua_pushvalue(L, idx);
+  lua_insert(L, -2);
   lua_pushvalue(L, idx + 1);
-  lua_pushvalue(L, child);
+  lua_insert(L, -2);
   lua_pushlightuserdata(L, rt);
   if (lua_pcall(L, 4, 0, 0) == LUA_OK)
     return;
   peri_gather *gather = lua_touserdata(L, idx);
   if (gather->future.state == PERI_PENDING)
     peri__future_reject(L, rt, idx);
+  else
+    lua_pop(L, 1);
 }
 
-/* A child has ended. The gather is at idx, its children at idx + 1. */
-static void child_done(lua_State *L, peri_runtime *rt, int idx, uint32_t index)
+/* The callback of a child. The gather is at idx, its children at idx + 1. */
+static void child_done(lua_State *L, peri_runtime *rt, int idx,
+                       peri_child *child)
 {
-  peri_gather *gather = lua_touserdata(L, idx);
+  peri_gather *gather = child->gather;
+  bool fails = child->future->state != PERI_FINISHED;
   gather->finished++;
-  lua_rawgeti(L, idx + 1, index);
-  int child = lua_gettop(L);
-  peri_future *future = lua_touserdata(L, child);
   if (gather->future.state != PERI_PENDING) {
-    if (future->state == PERI_FAILED) {
-      peri__future_push_error(L, rt, child); /* it counts as retrieved */
-      lua_pop(L, 1);
+    if (child->future->state == PERI_FAILED) {
+      lua_rawgeti(L, idx + 1, child->index);
+      peri__future_push_error(L, rt, -1); /* it counts as retrieved */
+      lua_pop(L, 2);
     }
-  } else if (gather->finished == gather->nodes ||
-             (!gather->return_exceptions && future->state != PERI_FINISHED)) {
-    conclude_protected(L, rt, idx, child);
+  } else if (fails && !gather->return_exceptions) {
+    lua_rawgeti(L, idx + 1, child->index);
+    conclude_protected(L, rt, idx);
+  } else if (gather->finished == gather->nodes) {
+    lua_pushnil(L);
+    conclude_protected(L, rt, idx);
   }
-  lua_settop(L, child - 1);
   if (gather->finished == gather->nodes && gather->anchor != LUA_NOREF) {
     peri__unanchor(L, gather->future.loop, gather->anchor);
     gather->anchor = LUA_NOREF;
@@ -142,7 +134,7 @@ static void child_done(lua_State *L, peri_runtime *rt, int idx, uint32_t index)
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
 {
   peri_child *child = (peri_child *)node;
-  peri_gather *gather = gather_of(child);
+  peri_gather *gather = child->gather;
   /* Most children bring nothing but their number: the values are collected
    * after the last one. */
   if (peri_likely(child->future->state == PERI_FINISHED &&
@@ -156,8 +148,21 @@ void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
   lua_rawgeti(L, -1, gather->anchor);
   lua_replace(L, -2);
   lua_getiuservalue(L, -1, PERI_UV_CHILDREN);
-  child_done(L, rt, top + 1, child->index);
+  child_done(L, rt, top + 1, child);
   lua_settop(L, top);
+}
+
+/* Pushes the child at place i of the table; a bare task becomes an ordinary
+ * one. Nil: it has ended, and left its value there. */
+static void push_child(lua_State *L, peri_gather *gather, int children,
+                       uint32_t i)
+{
+  if (has_child(gather, i))
+    lua_rawgeti(L, children, i);
+  else if (gather->slot[i - 1].task.future.state == PERI_PENDING)
+    peri__push_task(L, &gather->slot[i - 1].task);
+  else
+    lua_pushnil(L);
 }
 
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
@@ -176,8 +181,9 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   int children = lua_gettop(L);
   gather->future.flags |= PERI_F_CANCELLING;
   for (uint32_t i = 1; i <= gather->children; i++) {
-    lua_rawgeti(L, children, i);
-    if (peri__future_cancel(L, rt, children + 1, message_idx))
+    push_child(L, gather, children, i);
+    if (!lua_isnil(L, -1) &&
+        peri__future_cancel(L, rt, children + 1, message_idx))
       any = true;
     lua_settop(L, children);
   }
@@ -194,9 +200,14 @@ void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
   peri_gather *gather = (peri_gather *)peri__to_future(L, rt, idx);
   if (gather == NULL || gather->future.kind != PERI_KIND_GATHER)
     return;
-  for (uint32_t i = 0; i < gather->nodes; i++)
-    if (peri__node_listed(&gather->child[i].node))
-      peri__node_unlink(&gather->child[i].node);
+  for (uint32_t i = 0; i < gather->nodes; i++) {
+    peri_slot *slot = gather->slot != NULL ? &gather->slot[i] : NULL;
+    if (slot != NULL && !(slot->task.flags & PERI_T_MOVED))
+      continue;
+    peri_child *child = slot != NULL ? &slot->child : &gather->node[i];
+    if (peri__node_listed(&child->node))
+      peri__node_unlink(&child->node);
+  }
   gather->anchor = LUA_NOREF;
 }
 
@@ -269,17 +280,16 @@ static int empty_gather(lua_State *L, peri_runtime *rt, peri_loop *loop)
   return 1;
 }
 
+/* The gather of n children, each with a record of a size behind it. */
 static peri_gather *gather_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                               lua_Integer n)
+                               lua_Integer n, size_t record)
 {
-  size_t size = sizeof(peri_gather) + (size_t)n * sizeof(peri_child);
-  peri_gather *gather = lua_newuserdatauv(L, size, 4);
+  peri_gather *gather =
+      lua_newuserdatauv(L, sizeof(peri_gather) + (size_t)n * record, 4);
+  *gather = (peri_gather){.anchor = LUA_NOREF,
+                          .children = (uint32_t)n,
+                          .return_exceptions = lua_toboolean(L, 3)};
   peri__future_init(&gather->future, PERI_KIND_GATHER, loop);
-  gather->anchor = LUA_NOREF;
-  gather->children = (uint32_t)n;
-  gather->nodes = gather->finished = 0;
-  gather->cancel_requested = false;
-  gather->return_exceptions = lua_toboolean(L, 3);
   peri__push_ref(L, rt, PERI_REF_GATHER);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, 4);
@@ -293,16 +303,69 @@ static peri_gather *gather_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
  * the end, when the gather stands. */
 static bool attach(peri_gather *gather, peri_future *future, uint32_t i)
 {
-  peri_child *child = &gather->child[gather->nodes];
-  child->future = future;
-  child->index = i;
-  child->place = gather->nodes++;
+  peri_child *child = &gather->node[gather->nodes++];
+  *child = (peri_child){.future = future, .gather = gather, .index = i};
   child->node.kind = PERI_NODE_CHILD;
-  child->node.link.next = NULL;
   if (future->state != PERI_PENDING)
     return false;
   peri__list_push(&future->callbacks, &child->node);
   return true;
+}
+
+/* Whether the children are to be bare tasks: calls of functions, without a
+ * factory or a context that a task would have to take over. */
+static bool suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                       lua_Integer n)
+{
+  bool context =
+      rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
+  bool suits = !context && !loop->factory;
+  for (lua_Integer i = 1; i <= n && suits; i++) {
+    suits = lua_rawgeti(L, 1, i) == LUA_TFUNCTION;
+    lua_pop(L, 1);
+  }
+  return suits;
+}
+
+static void gather_functions(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                             lua_Integer n)
+{
+  peri__loop_check_open(L, rt, loop);
+  lua_createtable(L, (int)n, 1); /* at 5 */
+  peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_slot));
+  gather->slot = (peri_slot *)(gather + 1);
+  peri__coroutines_reserve(L, loop, gather->children);
+  lua_pushvalue(L, -1);
+  gather->anchor = peri__anchor(L, loop);
+  gather->nodes = gather->children;
+  peri__bare_start(L, rt, gather, 1);
+}
+
+static void gather_any(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                       lua_Integer n)
+{
+  lua_createtable(L, (int)n, 1);
+  lua_newtable(L);
+  peri_future **fresh = lua_newuserdatauv(L, (size_t)n * sizeof *fresh, 0);
+  for (lua_Integer i = 1; i <= n; i++)
+    fresh[i - 1] = adopt(L, rt, loop, i);
+  peri_gather *gather =
+      gather_new(L, rt, loop, n, sizeof(peri_child)); /* at 8 */
+  gather->node = (peri_child *)(gather + 1);
+  lua_pushvalue(L, -1);
+  gather->anchor = peri__anchor(L, loop);
+  bool late = false;
+  for (uint32_t i = 1; i <= (uint32_t)n; i++)
+    if (fresh[i - 1] != NULL && !attach(gather, fresh[i - 1], i))
+      late = true;
+  lua_pushvalue(L, 5);
+  for (uint32_t k = 0; late && k < gather->nodes; k++) {
+    peri_child *child = &gather->node[k];
+    if (!peri__node_listed(&child->node) &&
+        child->future->state != PERI_PENDING)
+      child_done(L, rt, 8, child);
+  }
+  lua_settop(L, 8);
 }
 
 static int l_gather(lua_State *L)
@@ -312,31 +375,15 @@ static int l_gather(lua_State *L)
   if (!lua_istable(L, 1))
     return peri__arg_type_error(L, rt, 1, "table");
   lua_Integer n = lua_isnil(L, 2) ? luaL_len(L, 1) : lua_tointeger(L, 2);
-  if (n < 0 || n > INT32_MAX / (lua_Integer)sizeof(peri_child))
+  if (n < 0 || n > INT32_MAX / (lua_Integer)sizeof(peri_slot))
     return peri__arg_error(L, rt, PERI_ERR_VALUE, 2, "not a length");
   peri_loop *loop = push_loop_of(L, rt, 1, n);
   if (n == 0)
     return empty_gather(L, rt, loop);
-  lua_createtable(L, (int)n, 0);
-  lua_newtable(L);
-  peri_future **fresh = lua_newuserdatauv(L, (size_t)n * sizeof *fresh, 0);
-  for (lua_Integer i = 1; i <= n; i++)
-    fresh[i - 1] = adopt(L, rt, loop, i);
-  peri_gather *gather = gather_new(L, rt, loop, n); /* at 8 */
-  lua_pushvalue(L, -1);
-  gather->anchor = peri__anchor(L, loop);
-  bool late = false;
-  for (uint32_t i = 1; i <= (uint32_t)n; i++)
-    if (fresh[i - 1] != NULL && !attach(gather, fresh[i - 1], i))
-      late = true;
-  lua_pushvalue(L, 5);
-  for (uint32_t k = 0; late && k < gather->nodes; k++) {
-    peri_child *child = &gather->child[k];
-    if (!peri__node_listed(&child->node) &&
-        child->future->state != PERI_PENDING)
-      child_done(L, rt, 8, child->index);
-  }
-  lua_settop(L, 8);
+  if (suits_bare(L, rt, loop, n))
+    gather_functions(L, rt, loop, n);
+  else
+    gather_any(L, rt, loop, n);
   return 1;
 }
 

@@ -371,6 +371,7 @@ static inline void step(lua_State *L, peri_runtime *rt, peri_task *task)
   rt->frames = NULL;
   task->wait = PERI_WAIT_NONE;
   int status = lua_resume(task->co, L, 0, &n);
+  task = peri__task_now(task);
   if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
     return;
   rt->task = NULL;
@@ -560,7 +561,7 @@ int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run)
   while (rt->run != run)
     peri__run_end(L, rt, rt->run);
   peri__run_end(L, rt, run);
-  rt->task = task;
+  rt->task = peri__task_now(task);
   rt->current = current;
   rt->frames = frames;
   rt->callback = callback;
@@ -639,10 +640,12 @@ void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
   loop->closing = true;
   luaL_checkstack(L, 16, NULL);
   while (loop->tasks != NULL) {
-    peri_task *task = loop->tasks;
+    peri__push_task(L, loop->tasks);
+    peri_task *task = lua_touserdata(L, -1);
     report_destroyed(L, rt, loop, task);
     if (loop->tasks == task)
       peri__task_destroy(L, rt, task);
+    lua_pop(L, 1);
   }
   peri__watch_close_all(L, rt, loop);
   drop_queue(L, rt, &loop->batch);

@@ -19,18 +19,13 @@
  */
 #include "core.h"
 
-enum { ROOT_TASK = 1, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
+enum { ROOT_TASK = PERI_ROOT_TASK, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
 enum { MOST_POOLED = 131072, DEEP = 180 };
 
 /* -- Coroutines to use again ---------------------------------------------------- */
 
-static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
+static lua_State *new_coroutine(lua_State *L, peri_loop *loop, int *anchor)
 {
-  if (loop->pooled > 0) {
-    peri_pooled *pooled = &loop->pool[--loop->pooled];
-    *anchor = pooled->anchor;
-    return pooled->co;
-  }
   lua_State *co = lua_newthread(L);
   if (lua_gethook(co) != NULL)
     lua_sethook(co, NULL, 0, 0);
@@ -38,12 +33,19 @@ static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
   return co;
 }
 
+static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
+{
+  if (loop->pooled == 0)
+    return new_coroutine(L, loop, anchor);
+  peri_pooled *pooled = &loop->pool[--loop->pooled];
+  *anchor = pooled->anchor;
+  return pooled->co;
+}
+
 static bool pool_room(peri_runtime *rt, peri_loop *loop)
 {
   if (loop->pooled < loop->pool_capacity)
     return true;
-  if (loop->pooled >= MOST_POOLED)
-    return false;
   int capacity = loop->pool_capacity ? 2 * loop->pool_capacity : 64;
   size_t unit = sizeof *loop->pool;
   peri_pooled *pool =
@@ -56,11 +58,30 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
   return true;
 }
 
+void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n)
+{
+  while ((uint32_t)loop->pooled < n) {
+    if (!pool_room(loop->rt, loop))
+      luaL_error(L, "not enough memory");
+    int anchor;
+    lua_State *co = new_coroutine(L, loop, &anchor);
+    loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
+  }
+}
+
+void peri__task_take_reserved(peri_task *task)
+{
+  peri_loop *loop = task->future.loop;
+  peri_pooled *pooled = &loop->pool[--loop->pooled];
+  task->co = pooled->co;
+  task->anchor = pooled->anchor;
+}
+
 static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
                            lua_State *co, int anchor, uint16_t flags)
 {
   if (flags & (PERI_T_EXPOSED | PERI_T_SPOILT | PERI_T_UNWINDS) ||
-      !pool_room(rt, loop)) {
+      loop->pooled >= MOST_POOLED || !pool_room(rt, loop)) {
     peri__unanchor(L, loop, anchor);
     return;
   }
@@ -71,8 +92,11 @@ static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
 
 /* -- The list of tasks ------------------------------------------------------------- */
 
-static void enlist(peri_loop *loop, peri_task *task)
+void peri__task_enlist(lua_State *L, peri_task *task)
 {
+  peri_loop *loop = task->future.loop;
+  if (task->clock != loop->rt->clock)
+    peri__clock_use(L, task->clock);
   task->previous = loop->newest;
   task->next = NULL;
   if (loop->newest != NULL)
@@ -159,6 +183,14 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
   }
 }
 
+static peri_task *promote(lua_State *L, peri_runtime *rt, peri_task *bare)
+{
+  peri__task_promote(L, rt, bare);
+  peri_task *task = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return task;
+}
+
 /* The task at ROOT_TASK ends with the values above ROOT_HANDLER, or with the
  * error on top. The root returns nothing: its coroutine is empty then. */
 static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
@@ -167,6 +199,14 @@ static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
   int values = lua_gettop(co) - ROOT_HANDLER;
   if (values > 1) /* one has the place of the function, and all its room */
     lua_checkstack(co, 16);
+  if (task->flags & PERI_T_BARE) {
+    if (peri_likely(status == LUA_OK || status == LUA_YIELD)) {
+      leave(co, rt, task);
+      peri__bare_done(co, task, ROOT_TASK, ROOT_FUNCTION, values);
+      return 0;
+    }
+    task = promote(co, rt, task);
+  }
   if (status == LUA_ERRMEM) {
     task->flags |= PERI_T_SPOILT;
     task->future.flags |= PERI_F_NO_MEMORY;
@@ -188,17 +228,16 @@ static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
 
 static int owed_k(lua_State *co, int status, lua_KContext ctx)
 {
-  peri_task *task = lua_touserdata(co, ROOT_TASK);
+  peri_runtime *rt = peri__rt(co);
   if (status != LUA_OK && status != LUA_YIELD)
     lua_pop(co, 1); /* what the settling of debts raised */
-  return conclude(co, task->future.loop->rt, task, (int)ctx);
+  return conclude(co, rt, rt->task, (int)ctx);
 }
 
 /* Scopes that could not wait handed what they own to the task. */
 static int settle_debts(lua_State *co, peri_runtime *rt, int status)
 {
-  peri_task *task = lua_touserdata(co, ROOT_TASK);
-  task->flags &= (uint16_t)~PERI_T_OWES;
+  rt->task->flags &= (uint16_t)~PERI_T_OWES;
   lua_checkstack(co, 8);
   peri__push_ref(co, rt, PERI_REF_CORE);
   lua_getfield(co, -1, "settle");
@@ -213,8 +252,8 @@ static int settle_debts(lua_State *co, peri_runtime *rt, int status)
 
 static int root_k(lua_State *co, int status, lua_KContext ctx)
 {
-  peri_task *task = (peri_task *)ctx;
-  peri_runtime *rt = task->future.loop->rt;
+  peri_runtime *rt = (peri_runtime *)ctx;
+  peri_task *task = rt->task;
   if (peri_unlikely(task->flags & PERI_T_OWES))
     return settle_debts(co, rt, status == LUA_YIELD ? LUA_OK : status);
   return conclude(co, rt, task, status);
@@ -223,8 +262,8 @@ static int root_k(lua_State *co, int status, lua_KContext ctx)
 /* [task, message handler, function, arguments...] */
 static int root(lua_State *co)
 {
-  peri_task *task = lua_touserdata(co, ROOT_TASK);
-  peri_runtime *rt = task->future.loop->rt;
+  peri_runtime *rt = peri__rt(co);
+  peri_task *task = rt->task;
   if (peri_unlikely(task->outcome == PERI_OUTCOME_CANCEL)) {
     task->outcome = PERI_OUTCOME_OK;
     leave(co, rt, task);
@@ -240,7 +279,7 @@ static int root(lua_State *co)
     return 0;
   }
   int nargs = lua_gettop(co) - ROOT_FUNCTION;
-  lua_KContext ctx = (lua_KContext)task;
+  lua_KContext ctx = (lua_KContext)rt;
   int status = lua_pcallk(co, nargs, LUA_MULTRET, ROOT_HANDLER, ctx, root_k);
   return root_k(co, status, ctx);
 }
@@ -257,17 +296,11 @@ static int root_handler(lua_State *co)
 
 /* -- Making and starting ---------------------------------------------------------------- */
 
-peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                          int loop_idx, int fn)
+void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
 {
-  int nargs = lua_gettop(L) - fn;
-  if (loop_idx != 0)
-    loop_idx = lua_absindex(L, loop_idx);
-  luaL_checkstack(L, 8, NULL);
-  peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
   peri__future_init(&task->future, PERI_KIND_TASK, loop);
-  task->timer.node.link.next = NULL;
-  task->timer.node.kind = PERI_NODE_TASK;
+  task->node.link.next = NULL;
+  task->node.kind = PERI_NODE_TASK;
   task->flags = 0;
   task->wait = PERI_WAIT_NONE;
   task->outcome = PERI_OUTCOME_OK;
@@ -279,6 +312,17 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   task->clock = rt->task != NULL && rt->task->future.loop == loop
                     ? rt->task->clock
                     : loop->clock;
+}
+
+peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int loop_idx, int fn)
+{
+  int nargs = lua_gettop(L) - fn;
+  if (loop_idx != 0)
+    loop_idx = lua_absindex(L, loop_idx);
+  luaL_checkstack(L, 8, NULL);
+  peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
+  peri__task_init(rt, task, loop);
   peri__push_ref(L, rt, PERI_REF_TASK);
   lua_setmetatable(L, -2);
   if (loop_idx != 0)
@@ -298,9 +342,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__push_ref(co, rt, PERI_REF_ROOT_HANDLER);
   lua_insert(L, fn);
   lua_xmove(L, co, nargs + 1);
-  if (task->clock != rt->clock)
-    peri__clock_use(L, task->clock);
-  enlist(loop, task);
+  peri__task_enlist(L, task);
   return task;
 }
 
@@ -345,6 +387,7 @@ static int resume(lua_State *L, peri_runtime *rt, peri_task *task)
     lua_State *co = depth > 0 ? frames->v[depth - 1].co : task->co;
     rt->current = co;
     status = lua_resume(co, L, nargs, &n);
+    task = peri__task_now(task);
     if (depth == 0)
       return status;
     if (status == LUA_YIELD && peri__parked(co))
@@ -365,6 +408,25 @@ static void close_coroutines(lua_State *L, peri_runtime *rt, peri_task *task)
   peri__close_coroutine(L, rt, task->co);
 }
 
+static int l_promote(lua_State *L)
+{
+  peri_task *task = lua_touserdata(L, 1);
+  promote(L, task->future.loop->rt, task);
+  return 0;
+}
+
+/* False: out of memory. */
+static bool promote_protected(lua_State *L, peri_runtime *rt, peri_task *bare)
+{
+  (void)rt;
+  lua_pushcfunction(L, l_promote);
+  lua_pushlightuserdata(L, bare);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
 /* The root itself failed: out of memory, or no C stack left, which a first
  * step may find before there is a root (the task is at idx then). The error is
  * on top of the coroutine's stack. */
@@ -374,6 +436,14 @@ static void root_failed(lua_State *L, peri_runtime *rt, peri_task *task,
   peri_loop *loop = task->future.loop;
   int anchor = task->anchor, top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
+  if (task->flags & PERI_T_BARE && !promote_protected(L, rt, task)) {
+    close_coroutines(L, rt, task);
+    leave(L, rt, task);
+    peri__bare_lost(task);
+    peri__unanchor(L, loop, anchor);
+    return;
+  }
+  task = peri__task_now(task);
   if (idx != 0)
     lua_pushvalue(L, idx);
   else
@@ -431,13 +501,14 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
   int top = 0; /* where an unstarted task is kept on the stack */
   rt->task = task;
   task->wait = PERI_WAIT_NONE;
-  if (!(task->flags & PERI_T_STARTED)) {
+  if (!(task->flags & (PERI_T_STARTED | PERI_T_BARE))) {
     lua_checkstack(L, 4);
     lua_pushvalue(task->co, 2); /* peri__push_task; it has room */
     lua_xmove(task->co, L, 1);
     top = lua_gettop(L);
   }
   int status = resume(L, rt, task);
+  task = peri__task_now(task);
   rt->task = NULL;
   stepped(L, rt, task, status, top);
   if (top != 0)
@@ -452,7 +523,7 @@ static void step_inside(lua_State *L, peri_runtime *rt, peri_task *task)
   const char *callback = rt->callback;
   rt->callback = NULL;
   peri__task_step(L, rt, task);
-  rt->task = previous;
+  rt->task = peri__task_now(previous);
   rt->current = current;
   rt->frames = frames;
   rt->callback = callback;
@@ -596,6 +667,7 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
   int anchor = task->anchor, top = lua_gettop(L);
   luaL_checkstack(L, 16, NULL);
   peri__push_task(L, task);
+  task = lua_touserdata(L, -1);
   if (task->wait == PERI_WAIT_TIMER)
     peri__timer_stop(task->clock, &task->timer);
   else if (peri__node_listed(&task->timer.node))
@@ -646,6 +718,10 @@ void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop)
 void peri__push_task(lua_State *L, peri_task *task)
 {
   lua_State *co = task->co;
+  if (peri_unlikely(task->flags & PERI_T_BARE)) {
+    peri__task_promote(L, task->future.loop->rt, task);
+    return;
+  }
   lua_checkstack(co, 2);
   if (!(task->flags & PERI_T_STARTED)) {
     lua_pushvalue(co, 2);

@@ -506,13 +506,12 @@ static int l_all_tasks(lua_State *L)
 static int l_own(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_task *task = rt->task;
   int n = lua_gettop(L);
-  if (task == NULL)
+  if (rt->task == NULL)
     return 0;
   luaL_checkstack(L, 8, NULL);
   peri__push_ref(L, rt, PERI_REF_OWED);
-  peri__push_task(L, task);
+  peri__push_task(L, rt->task);
   lua_pushvalue(L, -1);
   if (lua_rawget(L, n + 1) != LUA_TTABLE) {
     lua_pop(L, 1);
@@ -525,7 +524,7 @@ static int l_own(lua_State *L)
     lua_pushvalue(L, i);
     lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
   }
-  task->flags |= PERI_T_OWES;
+  rt->task->flags |= PERI_T_OWES;
   return 0;
 }
 
@@ -555,6 +554,7 @@ void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
   (void)rt;
   idx = lua_absindex(L, idx);
   peri__push_task(L, task);
+  task = lua_touserdata(L, -1);
   lua_pushvalue(L, idx);
   lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
   lua_pop(L, 1);

@@ -236,6 +236,12 @@ void peri__timer_stop(peri_clock *clock, peri_timer *timer)
     peri__node_unlink(&clock->active);
 }
 
+void peri__timer_moved(peri_clock *clock, peri_timer *timer)
+{
+  if (timer->index > 0)
+    clock->timers.heap[timer->index] = timer;
+}
+
 peri_timer *peri__timer_due(peri_clock *clock, int64_t now)
 {
   int64_t deadline;

@@ -247,9 +247,9 @@ static int sleep_for(lua_State *L, peri_runtime *rt)
 static int sleep_zero_k(lua_State *L, int status, lua_KContext ctx)
 {
   (void)status;
-  peri_task *task = (peri_task *)ctx; /* whose coroutine L is */
-  if (peri_unlikely(task->outcome != PERI_OUTCOME_OK))
-    return peri__raise_outcome(L, task->future.loop->rt);
+  peri_runtime *rt = (peri_runtime *)ctx;
+  if (peri_unlikely(rt->task->outcome != PERI_OUTCOME_OK))
+    return peri__raise_outcome(L, rt);
   return lua_gettop(L) - 1;
 }
 
@@ -266,7 +266,7 @@ static inline int sleep_zero(lua_State *L, peri_runtime *rt)
   task->what = "sleep";
   task->wait = PERI_WAIT_YIELD;
   peri__loop_ready(task->future.loop, &task->timer.node);
-  return lua_yieldk(L, 0, (lua_KContext)task, sleep_zero_k);
+  return lua_yieldk(L, 0, (lua_KContext)rt, sleep_zero_k);
 }
 
 /* sleep(delay, ...): waits delay seconds, then returns the other arguments.
