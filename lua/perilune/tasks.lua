@@ -10,9 +10,9 @@ local timeouts = require "perilune.timeouts"
 local error, pcall, select, setmetatable, type, unpack =
   error, pcall, select, setmetatable, type, table.unpack
 local create_future, ensure_future = core.create_future, core.ensure_future
-local get_running_loop, iscancel, isfuture = core.get_running_loop, core.iscancel, core.isfuture
+local get_running_loop, iscancel = core.get_running_loop, core.iscancel
 local Future = core.Future
-local await, is_done, is_cancelled = Future.await, Future.done, Future.cancelled
+local is_done, is_cancelled = Future.done, Future.cancelled
 local get_result, get_exception = Future.result, Future.exception
 local set_result, set_exception = Future.set_result, Future.set_exception
 local add_done_callback, remove_done_callback =
@@ -61,53 +61,11 @@ end
 
 -- wait --------------------------------------------------------------------
 
-local function release(waiter)
-  if not is_done(waiter) then set_result(waiter) end
-end
+-- Cancels a timer, however the wait ends.
+local Limit = {}
 
--- Ends a watch over futures, however it ends.
-local Watch = {}
-
-function Watch:__close(err) -- luacheck: no unused args
-  if self.timer then self.timer:cancel() end
-  local on_done = self.on_done
-  for i = 1, #self do remove_done_callback(self[i], on_done) end
-end
-
--- The futures of a list, each once, as the array part of a watch.
-local function watch_over(list, n)
-  local watch, seen, count = {}, {}, 0
-  for i = 1, n do
-    local future = list[i]
-    if not isfuture(future) then
-      arguments.wrong_type("wait", 1, ("task or future as element %d"):format(i), future)
-    end
-    if not seen[future] then
-      seen[future] = true
-      count = count + 1
-      watch[count] = future
-    end
-  end
-  return watch, count
-end
-
-local function wait_until(watch, left, timeout, return_when)
-  local waiter = create_future()
-  if timeout then
-    watch.timer = get_running_loop():call_later(timeout, release, waiter)
-  end
-  function watch.on_done(future)
-    left = left - 1
-    if left <= 0 or return_when == FIRST_COMPLETED
-      or return_when == FIRST_EXCEPTION and not is_cancelled(future)
-        and get_exception(future) ~= nil then
-      if watch.timer then watch.timer:cancel() end
-      release(waiter)
-    end
-  end
-  local _ <close> = setmetatable(watch, Watch)
-  for i = 1, #watch do add_done_callback(watch[i], watch.on_done) end
-  await(waiter)
+function Limit:__close(err) -- luacheck: no unused args
+  self.timer:cancel()
 end
 
 local wait_options <const> = { timeout = true, return_when = true }
@@ -142,15 +100,12 @@ function tasks.wait(list, options)
     and return_when ~= FIRST_EXCEPTION then
     arguments.wrong_value("wait", 2, ("invalid return_when: %q"):format(tostring(return_when)))
   end
-  local watch, count = watch_over(list, n)
-  wait_until(watch, count, timeout, return_when)
-  local done, pending = {}, {}
-  for i = 1, count do
-    local future = watch[i]
-    local side = is_done(future) and done or pending
-    side[#side + 1] = future
-  end
-  return done, pending
+  local several = core.several(list, n, return_when)
+  if timeout == nil then return core.several_wait(several) end
+  local _ <close> = setmetatable({
+    timer = get_running_loop():call_later(timeout, core.several_release, several),
+  }, Limit)
+  return core.several_wait(several)
 end
 
 -- wait_for ------------------------------------------------------------------
@@ -158,12 +113,8 @@ end
 -- Cancels a future and waits until it has ended. Not by awaiting it: then a
 -- cancellation of ours could not be told from its own.
 local function cancel_and_wait(future)
-  local waiter = create_future()
-  local watch = { future, on_done = function() release(waiter) end }
-  local _ <close> = setmetatable(watch, Watch)
-  add_done_callback(future, watch.on_done)
   future:cancel()
-  await(waiter)
+  core.several_wait(core.several({ future }, 1, ALL_COMPLETED))
 end
 
 local function fail_late(ok, ...)

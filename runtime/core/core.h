@@ -6,7 +6,7 @@
  *   list.h       intrusive lists: every queue of the runtime is one
  *   timer.c      timers of one clock; clock.c, the clocks themselves
  *   future.c     a result to come; gather.c, one made of many (bare.c, of
- *                functions)
+ *                functions); several.c, the wait for many
  *   task.c       a coroutine that is driven by a loop
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
@@ -166,6 +166,7 @@ enum {
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
   PERI_F_CANCELLING = 1 << 4,  /* a gather whose children are being cancelled */
   PERI_F_NO_MEMORY = 1 << 3,   /* failed so, outside every pcall */
+  PERI_F_MARKED = 1 << 5,      /* for the length of a C function */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
 };
 
@@ -192,13 +193,14 @@ typedef struct peri_frames {
 } peri_frames;
 
 typedef enum peri_wait_kind {
-  PERI_WAIT_NONE,   /* runs, or has not started */
-  PERI_WAIT_YIELD,  /* stands in the ready queue: sleep(0) */
-  PERI_WAIT_WOKEN,  /* what it waited for has come: in the ready queue */
-  PERI_WAIT_TIMER,  /* task->timer runs */
-  PERI_WAIT_FUTURE, /* task->resource is a future, in its callbacks */
-  PERI_WAIT_TURN,   /* task->resource is a line of waiters, task->turn in it */
-  PERI_WAIT_RUN     /* another loop runs to its end */
+  PERI_WAIT_NONE,    /* runs, or has not started */
+  PERI_WAIT_YIELD,   /* stands in the ready queue: sleep(0) */
+  PERI_WAIT_WOKEN,   /* what it waited for has come: in the ready queue */
+  PERI_WAIT_TIMER,   /* task->timer runs */
+  PERI_WAIT_FUTURE,  /* task->resource is a future, in its callbacks */
+  PERI_WAIT_SEVERAL, /* task->resource is a peri_several */
+  PERI_WAIT_TURN,    /* task->resource is a line of waiters, task->turn in it */
+  PERI_WAIT_RUN      /* another loop runs to its end */
 } peri_wait_kind;
 
 /* How a task is to go on at its next step. */
@@ -325,6 +327,7 @@ struct peri_run_record {
   X(UNSEEN)                                                                    \
   X(WATCHER)                                                                   \
   X(LINE)                                                                      \
+  X(SEVERAL)                                                                   \
   X(QUEUES) /* weak: class and maxsize to metatable */                         \
   X(SCOPE)                                                                     \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
@@ -389,7 +392,7 @@ struct peri_runtime {
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
   const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
-      *meta_handle, *meta_loop, *meta_clock, *meta_line;
+      *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
@@ -627,6 +630,13 @@ static inline peri_task *peri__task_now(peri_task *task)
   return task != NULL && task->flags & PERI_T_MOVED ? task->resource : task;
 }
 
+/* several.c */
+/* A future of a wait for several has ended. */
+void peri__several_ended(peri_node *node);
+/* The wait of the task is over. */
+void peri__several_abandon(peri_task *task);
+void peri__several_open(lua_State *L, peri_runtime *rt);
+
 /* task.c */
 enum {
   PERI_ROOT_TASK = 1
@@ -711,6 +721,14 @@ static inline int peri__park(lua_State *L, peri_runtime *rt, lua_KContext ctx,
   if (peri_unlikely(L != rt->task->co || rt->task->flags & PERI_T_EXPOSED))
     lua_pushlightuserdata(L, (void *)&peri__parked_key);
   return lua_yieldk(L, 0, ctx, k);
+}
+/* A task that was cancelled before it waits goes on with that at once. */
+static inline void peri__park_cancelled(peri_task *task)
+{
+  task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+  task->outcome = PERI_OUTCOME_CANCEL;
+  task->wait = PERI_WAIT_WOKEN;
+  peri__list_push(&task->future.loop->ready, &task->node);
 }
 /* First thing in k: raises what is to be raised instead of the result. The
  * second one leaves a cancellation to the caller, and returns true. */

@@ -14,11 +14,12 @@
 
 /* What is to be done with a node that comes out of the ready queue. */
 typedef enum peri_node_kind {
-  PERI_NODE_TASK,   /* a step of a task (task.c) */
-  PERI_NODE_HANDLE, /* a call_soon, call_later, call_at (handle.c) */
-  PERI_NODE_LINK,   /* a done callback (future.c) */
-  PERI_NODE_CHILD,  /* a child of a gather has ended (gather.c) */
-  PERI_NODE_WATCH   /* a descriptor or signal is ready (watch.c) */
+  PERI_NODE_TASK,    /* a step of a task (task.c) */
+  PERI_NODE_HANDLE,  /* a call_soon, call_later, call_at (handle.c) */
+  PERI_NODE_LINK,    /* a done callback (future.c) */
+  PERI_NODE_CHILD,   /* a child of a gather has ended (gather.c) */
+  PERI_NODE_AWAITED, /* a future of a wait for several has (several.c) */
+  PERI_NODE_WATCH    /* a descriptor or signal is ready (watch.c) */
 } peri_node_kind;
 
 typedef struct peri_list {

@@ -348,6 +348,9 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
   case PERI_NODE_CHILD:
     peri__gather_child(L, rt, node);
     break;
+  case PERI_NODE_AWAITED:
+    peri__several_ended(node);
+    break;
   case PERI_NODE_WATCH:
     peri__watch_run(L, rt, node);
     break;

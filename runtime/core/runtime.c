@@ -307,6 +307,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__queue_open(L, rt);
   peri__awaitable_open(L, rt);
   peri__gather_open(L, rt);
+  peri__several_open(L, rt);
   peri__loop_open(L, rt);
   peri__handle_open(L, rt);
   peri__watch_open(L, rt);

@@ -582,6 +582,13 @@ static void wake_with(peri_task *task, peri_outcome outcome)
   peri__loop_ready(task->future.loop, &task->timer.node);
 }
 
+/* Whether a cancellation concerns nobody but the task. */
+static bool waits_alone(const peri_task *task)
+{
+  return task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_TURN ||
+         task->wait == PERI_WAIT_SEVERAL;
+}
+
 /* Goes down a chain of tasks that await each other without recursion. */
 bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
 {
@@ -593,7 +600,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
     keep_message(L, idx, message_idx);
-    if (task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_TURN) {
+    if (waits_alone(task)) {
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;
     }
@@ -672,6 +679,8 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
     peri__timer_stop(task->clock, &task->timer);
   else if (peri__node_listed(&task->timer.node))
     peri__node_unlink(&task->timer.node);
+  if (task->wait == PERI_WAIT_SEVERAL)
+    peri__several_abandon(task);
   task->wait = PERI_WAIT_NONE;
   if (task->flags & (PERI_T_IN_LINE | PERI_T_TURN))
     peri__waiters_abandon(L, rt, task);

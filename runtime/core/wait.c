@@ -208,10 +208,7 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
                        lua_Number delay)
 {
   if (task->flags & PERI_T_MUST_CANCEL) {
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
-    task->outcome = PERI_OUTCOME_CANCEL;
-    task->wait = PERI_WAIT_WOKEN;
-    peri__loop_ready(task->future.loop, &task->timer.node);
+    peri__park_cancelled(task);
     return peri__park(L, rt, (lua_KContext)rt, sleep_k);
   }
   peri_clock *clock = task->clock;

@@ -72,12 +72,8 @@ void peri__waiters_park(lua_State *L, peri_runtime *rt, peri_waiters *line)
   task->flags |= PERI_T_IN_LINE;
   task->resource = line;
   task->wait = PERI_WAIT_TURN;
-  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL)) {
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
-    task->outcome = PERI_OUTCOME_CANCEL;
-    task->wait = PERI_WAIT_WOKEN;
-    peri__loop_ready(task->future.loop, &task->node);
-  }
+  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL))
+    peri__park_cancelled(task);
 }
 
 void peri__waiters_unpark(lua_State *L, peri_runtime *rt)
