@@ -105,12 +105,12 @@ static void redirect(peri_runtime *rt, peri_task *task, peri_task *moved)
 {
   peri_loop *loop = task->future.loop;
   peri__list_init(&moved->future.callbacks);
-  if (peri__node_listed(&task->node))
+  if (task->wait == PERI_WAIT_TIMER)
+    peri__timer_moved(task->clock, &task->timer, &moved->timer);
+  else if (peri__node_listed(&task->node))
     relink(&task->node.link, &moved->node.link);
   if (task->flags & PERI_T_IN_LINE)
     relink(&task->turn, &moved->turn);
-  if (task->wait == PERI_WAIT_TIMER)
-    peri__timer_moved(task->clock, &moved->timer);
   if (task->previous != NULL)
     task->previous->next = moved;
   else

@@ -99,15 +99,17 @@ typedef enum peri_sentinel {
 
 typedef struct peri_bucket peri_bucket;
 
-/* A timer that runs has index > 0 if it stands in the heap, 0 if it stands
- * behind another one of its bucket. */
+/* See timer.c. */
 typedef struct peri_timer {
-  peri_node node; /* in its bucket while it runs, in a ready queue after */
+  peri_node node; /* in bucket or heap while it runs, in a ready queue after */
   int64_t deadline;
-  peri_bucket *bucket; /* NULL: stands alone in the heap */
-  peri_loop *loop;     /* whose ready queue takes it when it is due */
-  uint32_t sequence;   /* equal deadlines fire in the order of starting */
-  uint32_t index;
+  union {
+    peri_bucket *bucket;
+    struct peri_timer *child; /* in the heap, where it stands by itself */
+  };
+  peri_loop *loop;   /* whose ready queue takes it when it is due */
+  uint32_t sequence; /* equal deadlines fire in the order of starting */
+  uint8_t place;
 } peri_timer;
 
 typedef enum peri_clock_kind {
@@ -116,13 +118,15 @@ typedef enum peri_clock_kind {
   PERI_CLOCK_VIRTUAL
 } peri_clock_kind;
 
+enum { PERI_DURATIONS_SEEN = 16 };
+
 typedef struct peri_timers {
-  peri_timer **heap; /* from 1 */
-  uint32_t length, capacity;
+  peri_timer *root; /* of the heap: the next one */
   uint32_t sequence;
-  peri_bucket **table; /* open addressing by duration */
   uint32_t buckets, table_size;
-  size_t count; /* timers that run */
+  peri_bucket **table;               /* open addressing by duration */
+  size_t count;                      /* timers that run */
+  int64_t seen[PERI_DURATIONS_SEEN]; /* durations lately, by their hash */
 } peri_timers;
 
 struct peri_clock {
@@ -540,19 +544,19 @@ void peri__trace_text(lua_State *L, peri_runtime *rt);
 /* timer.c: durations and deadlines in the nanoseconds of one clock. */
 void peri__timers_init(peri_timers *timers);
 void peri__timers_fini(peri_runtime *rt, peri_timers *timers);
-/* duration < 0: the deadline stands for itself. False: out of memory. */
-bool peri__timer_start(peri_clock *clock, peri_timer *timer, int64_t deadline,
+/* duration < 0: the deadline stands for itself. */
+void peri__timer_start(peri_clock *clock, peri_timer *timer, int64_t deadline,
                        int64_t duration);
 void peri__timer_stop(peri_clock *clock, peri_timer *timer);
-/* A timer that runs stands elsewhere now; its node has been linked. */
-void peri__timer_moved(peri_clock *clock, peri_timer *timer);
+/* A timer that runs has been copied from old to where it is to stand. */
+void peri__timer_moved(peri_clock *clock, peri_timer *old, peri_timer *timer);
 /* Takes the first timer whose deadline is not after now, or NULL. */
 peri_timer *peri__timer_due(peri_clock *clock, int64_t now);
 static inline bool peri__timer_first(const peri_clock *clock, int64_t *deadline)
 {
-  if (clock->timers.length == 0)
+  if (clock->timers.root == NULL)
     return false;
-  *deadline = clock->timers.heap[1]->deadline;
+  *deadline = clock->timers.root->deadline;
   return true;
 }
 

@@ -134,10 +134,7 @@ static int start_timer(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri_handle *handle = handle_new(L, rt, loop, 3);
   handle->timed = true;
   handle->when = when;
-  if (!peri__timer_start(clock, &handle->timer, deadline, duration)) {
-    peri__unanchor(L, loop, handle->anchor);
-    return luaL_error(L, "not enough memory");
-  }
+  peri__timer_start(clock, &handle->timer, deadline, duration);
   handle->clock = clock;
   peri__clock_use(L, clock);
   return 1;

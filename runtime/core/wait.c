@@ -215,8 +215,7 @@ static int sleep_timed(lua_State *L, peri_runtime *rt, peri_task *task,
   int64_t duration = peri__nanoseconds(delay);
   int64_t deadline = peri__clock_after(clock, duration);
   task->timer.loop = task->future.loop;
-  if (!peri__timer_start(clock, &task->timer, deadline, duration))
-    return luaL_error(L, "not enough memory");
+  peri__timer_start(clock, &task->timer, deadline, duration);
   task->wait = PERI_WAIT_TIMER;
   task->resource = NULL;
   return peri__park(L, rt, (lua_KContext)rt, sleep_k);

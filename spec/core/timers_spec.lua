@@ -146,4 +146,57 @@ describe("sleepers", function()
     for _, task in ipairs(tasks) do task:await() end
     assert.same({ "1", "2", "3", "4", "5", "6", "7", "8", "9", "10" }, lines)
   end)
+
+  -- Durations that recur stand in FIFOs, the others in a heap by themselves.
+  it("fire in the order of deadline and start, whatever else was cancelled", function()
+    local seed = 20261127
+    math.randomseed(seed)
+    local clock = peri.Clock { kind = "manual" }
+    local loop = peri.get_running_loop()
+    local _ <close> = peri.use_clock(clock)
+    local now, started, expected, fired = 0, 0, {}, {}
+    local live = {}
+    local function start()
+      started = started + 1
+      local id = started
+      local ms = math.random(3) == 1 and math.random(100000) or 100 * math.random(5)
+      local timer = { id = id, at = now + ms }
+      timer.handle = loop:call_later(ms / 1000, function() fired[#fired + 1] = id end)
+      live[#live + 1] = timer
+    end
+    local function cancel()
+      local timer = table.remove(live, math.random(#live))
+      timer.handle:cancel()
+    end
+    local function advance()
+      local ms = math.random(200)
+      now = now + ms
+      clock:advance(ms / 1000)
+      local due, rest = {}, {}
+      for _, timer in ipairs(live) do
+        local list = timer.at <= now and due or rest
+        list[#list + 1] = timer
+      end
+      table.sort(due, function(a, b)
+        if a.at ~= b.at then return a.at < b.at end
+        return a.id < b.id
+      end)
+      for _, timer in ipairs(due) do expected[#expected + 1] = timer.id end
+      live = rest
+      support.spin(3)
+    end
+    for _ = 1, 5000 do
+      local dice = math.random(20)
+      if dice == 1 then
+        advance()
+      elseif dice <= 7 and #live > 0 then
+        cancel()
+      else
+        start()
+      end
+    end
+    for _ = 1, 1000 do advance() end
+    assert.equal(0, #live, "seed " .. seed)
+    assert.same(expected, fired, "seed " .. seed)
+  end)
 end)
