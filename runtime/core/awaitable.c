@@ -11,7 +11,8 @@
 #include "core.h"
 
 typedef struct peri_coroutine {
-  int values; /* the function and its arguments; 0: awaited */
+  int values;  /* the function and its arguments; 0: awaited */
+  bool marked; /* for the length of a C function */
 } peri_coroutine;
 
 enum { PROBE_EVERY = 64, DEEP_FRAMES = 2000, STACK_TO_SPARE = 20000 };
@@ -32,7 +33,7 @@ static void coroutine_new(lua_State *L, peri_runtime *rt, int fn)
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
   peri_coroutine *object = lua_newuserdatauv(L, sizeof *object, n);
-  object->values = n;
+  *object = (peri_coroutine){.values = n};
   lua_insert(L, fn);
   for (int i = n; i >= 1; i--)
     lua_setiuservalue(L, fn, i);
@@ -44,6 +45,15 @@ static int throw_reuse(lua_State *L, peri_runtime *rt)
 {
   return peri__throw(L, rt, PERI_ERR_RUNTIME,
                      "cannot reuse already awaited coroutine");
+}
+
+int peri__coroutine_mark(lua_State *L, int idx, bool mark)
+{
+  peri_coroutine *object = lua_touserdata(L, idx);
+  if (object->marked == mark)
+    return 0;
+  object->marked = mark;
+  return object->values;
 }
 
 int peri__coroutine_take(lua_State *L, peri_runtime *rt, int idx)

@@ -1,5 +1,6 @@
 /*
- * bare.c: the children of a gather of functions, which are bare tasks.
+ * bare.c: the children of a gather of calls (functions and coroutine objects),
+ * which are bare tasks.
  *
  * Most such children do their work and are never looked at: nobody has a handle
  * of theirs. So their records lie side by side in the memory of the gather, no
@@ -34,10 +35,8 @@ static peri_gather *gather_of(peri_slot *slot)
 void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
                       int list)
 {
-  enum { VALUES = 4 };
   peri_loop *loop = gather->future.loop;
   int idx = lua_gettop(L); /* of the gather */
-  luaL_checkstack(L, VALUES + 2, NULL);
   peri__push_ref(L, rt, PERI_REF_ROOT);
   peri__push_ref(L, rt, PERI_REF_ROOT_HANDLER);
   for (uint32_t i = 1; i <= gather->children; i++) {
@@ -50,8 +49,11 @@ void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
     lua_pushvalue(L, idx + 1);
     lua_pushvalue(L, idx);
     lua_pushvalue(L, idx + 2);
-    lua_rawgeti(L, list, i);
-    lua_xmove(L, task->co, VALUES);
+    if (lua_rawgeti(L, list, i) == LUA_TUSERDATA) {
+      peri__coroutine_take(L, rt, -1);
+      lua_remove(L, idx + 6); /* the object */
+    }
+    lua_xmove(L, task->co, lua_gettop(L) - (idx + 2));
     peri__task_enlist(L, task);
     peri__loop_ready(loop, &task->node);
   }

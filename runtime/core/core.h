@@ -648,8 +648,9 @@ enum {
                                 gather */
 /* The record of a new task of the loop, without coroutine. */
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop);
-/* Sees to it that n coroutines wait for use. */
-void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n);
+/* Sees to it that n coroutines wait for use, with room for so many values. */
+void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
+                              int values);
 /* Gives a bare task one of those. */
 void peri__task_take_reserved(peri_task *task);
 void peri__task_enlist(lua_State *L, peri_task *task);
@@ -797,6 +798,9 @@ bool peri__push_awaitable_future(lua_State *L, peri_runtime *rt,
  * it was awaited before. Returns how many values. */
 int peri__coroutine_take(lua_State *L, peri_runtime *rt, int idx);
 bool peri__is_coroutine(lua_State *L, peri_runtime *rt, int idx);
+/* Marks the coroutine object at idx, or takes the mark away. Returns how many
+ * values it has; 0 if it is so marked already, or was awaited. */
+int peri__coroutine_mark(lua_State *L, int idx, bool mark);
 
 /* handle.c: call_soon, call_later, call_at */
 void peri__handle_open(lua_State *L, peri_runtime *rt);

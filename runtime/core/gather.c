@@ -6,7 +6,7 @@
  * are pending the gather is anchored in the loop, and holds them in a table
  * (user value PERI_UV_CHILDREN), which becomes the list of results. As in
  * asyncio each child is looked at in a trip of its own, and the gather's awaiter
- * runs one trip after the last. The children of a gather of functions are bare
+ * runs one trip after the last. The children of a gather of calls are bare
  * tasks (bare.c); that table has their values as they end.
  */
 #include "gather.h"
@@ -312,29 +312,49 @@ static bool attach(peri_gather *gather, peri_future *future, uint32_t i)
   return true;
 }
 
-/* Whether the children are to be bare tasks: calls of functions, without a
- * factory or a context that a task would have to take over. */
-static bool suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                       lua_Integer n)
+/* How many values the call at place i of the list at 1 has, the function
+ * included; 0 if that is neither function nor coroutine object, or comes a
+ * second time. Marks coroutine objects, or takes their marks away. */
+static int call_size(lua_State *L, peri_runtime *rt, lua_Integer i, bool mark)
+{
+  int size = 0, type = lua_rawgeti(L, 1, i);
+  if (type == LUA_TFUNCTION)
+    size = 1;
+  else if (type == LUA_TUSERDATA && peri__is_coroutine(L, rt, -1))
+    size = peri__coroutine_mark(L, -1, mark);
+  lua_pop(L, 1);
+  return size;
+}
+
+/* Whether the children are to be bare tasks: calls, without a factory or a
+ * context that a task would have to take over. Returns the size of the largest
+ * call, or 0. */
+static int suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                      lua_Integer n)
 {
   bool context =
       rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
-  bool suits = !context && !loop->factory;
-  for (lua_Integer i = 1; i <= n && suits; i++) {
-    suits = lua_rawgeti(L, 1, i) == LUA_TFUNCTION;
-    lua_pop(L, 1);
+  if (context || loop->factory || loop->closed || loop->closing)
+    return 0;
+  int largest = 0, size = 1;
+  lua_Integer i = 1;
+  for (; i <= n && size > 0; i++) {
+    size = call_size(L, rt, i, true);
+    largest = size > largest ? size : largest;
   }
-  return suits;
+  for (lua_Integer k = 1; k < i; k++)
+    call_size(L, rt, k, false);
+  return size > 0 ? largest : 0;
 }
 
-static void gather_functions(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                             lua_Integer n)
+static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                         lua_Integer n, int largest)
 {
-  peri__loop_check_open(L, rt, loop);
   lua_createtable(L, (int)n, 1); /* at 5 */
   peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_slot));
   gather->slot = (peri_slot *)(gather + 1);
-  peri__coroutines_reserve(L, loop, gather->children);
+  peri__coroutines_reserve(L, loop, gather->children, largest + LUA_MINSTACK);
+  luaL_checkstack(L, largest + LUA_MINSTACK, NULL);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
   gather->nodes = gather->children;
@@ -380,8 +400,9 @@ static int l_gather(lua_State *L)
   peri_loop *loop = push_loop_of(L, rt, 1, n);
   if (n == 0)
     return empty_gather(L, rt, loop);
-  if (suits_bare(L, rt, loop, n))
-    gather_functions(L, rt, loop, n);
+  int largest = suits_bare(L, rt, loop, n);
+  if (largest > 0)
+    gather_calls(L, rt, loop, n, largest);
   else
     gather_any(L, rt, loop, n);
   return 1;

@@ -42,8 +42,7 @@ struct peri_gather {
   peri_child last;  /* of the bare task that ended last */
 };
 
-/* bare.c. The gather is on top of the stack, its functions in the list: starts
- * them. */
+/* bare.c: starts the calls in the list; the gather is on top of the stack. */
 void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
                       int list);
 

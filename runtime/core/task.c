@@ -58,7 +58,8 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
   return true;
 }
 
-void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n)
+void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
+                              int values)
 {
   while ((uint32_t)loop->pooled < n) {
     if (!pool_room(loop->rt, loop))
@@ -67,6 +68,9 @@ void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n)
     lua_State *co = new_coroutine(L, loop, &anchor);
     loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
   }
+  for (uint32_t i = 1; values > LUA_MINSTACK && i <= n; i++)
+    if (!lua_checkstack(loop->pool[(uint32_t)loop->pooled - i].co, values))
+      luaL_error(L, "too many arguments for a task");
 }
 
 void peri__task_take_reserved(peri_task *task)

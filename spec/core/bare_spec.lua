@@ -102,6 +102,31 @@ describe("a gather of functions", function()
     end
   end
 
+  it("takes coroutine objects with their arguments, however many", function()
+    local function count(...)
+      peri.sleep(0)
+      return select("#", ...)
+    end
+    local results = peri.gather({
+      peri.call(count, 1, nil),
+      count,
+      peri.call(count, table.unpack({}, 1, 250)),
+      peri.call(count),
+    }):await()
+    assert.same({ n = 4, 2, 0, 250, 0 }, results)
+  end)
+
+  it("awaits a coroutine object that is there twice once", function()
+    local calls = 0
+    local coro = peri.call(function()
+      calls = calls + 1
+      peri.sleep(0)
+      return calls
+    end)
+    assert.same({ n = 2, 1, 1 }, peri.gather(coro, coro):await())
+    assert.has_error(function() peri.gather(coro):await() end)
+  end)
+
   it("has children that are the same task whenever they ask", function()
     local seen = {}
     peri.gather {
