@@ -424,6 +424,7 @@ struct peri_runtime {
   int sigpipe_depth;
   bool sigpipe_blocked, sigpipe_pending; /* before us */
   struct peri_heap *heap;                /* of peri_new */
+  struct peri_workers *workers;          /* io/work.c; NULL: none yet */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -857,6 +858,11 @@ void peri__post_attend(lua_State *L, peri_runtime *rt);
 void peri__async_set(peri_runtime *rt, uv_async_t *async);
 void peri__wake(peri_runtime *rt);
 void peri__interrupt_reset(peri_runtime *rt);
+/* There is work done: the next round calls peri__work_attend. Any thread. */
+void peri__attend_work(peri_runtime *rt);
+/* io/work.c */
+void peri__work_attend(peri_runtime *rt);
+void peri__work_close(peri_runtime *rt);
 
 /* watch.c: readers, writers, signal handlers */
 void peri__watch_open(lua_State *L, peri_runtime *rt);

@@ -22,7 +22,7 @@ struct peri_post_record {
   void *argument;
 };
 
-enum { ATTEND_POSTS = 1, ATTEND_INTERRUPT = 2 };
+enum { ATTEND_POSTS = 1, ATTEND_INTERRUPT = 2, ATTEND_WORK = 4 };
 
 int peri__post_init(peri_runtime *rt)
 {
@@ -60,6 +60,12 @@ void peri__wake(peri_runtime *rt)
   if (async != NULL)
     uv_async_send(async);
   atomic_fetch_sub(&rt->async_users, 1);
+}
+
+void peri__attend_work(peri_runtime *rt)
+{
+  atomic_fetch_or(&rt->attention, ATTEND_WORK);
+  peri__wake(rt);
 }
 
 int peri_post(peri_runtime *rt, peri_post_cb callback, void *argument)
@@ -190,6 +196,8 @@ void peri__post_attend(lua_State *L, peri_runtime *rt)
   int attention = atomic_exchange(&rt->attention, 0);
   if (attention & ATTEND_INTERRUPT)
     run_interrupts(L, rt);
+  if (attention & ATTEND_WORK)
+    peri__work_attend(rt);
   if (attention & ATTEND_POSTS)
     run_posts(L, rt);
 }

@@ -366,6 +366,7 @@ static int close_protected(lua_State *L)
   lua_settop(L, 0);
   run_closers(L, rt);
   close_loops(L, rt);
+  peri__work_close(rt);
   forget_modules(L);
   return 0;
 }
