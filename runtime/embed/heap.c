@@ -18,9 +18,10 @@
  * full, and comes back behind the first with the first block that is freed, so
  * that those that drain are left alone. One that is empty is every class's.
  *
- * The first 64 KiB of a heap are cut in the order of asking, whatever the size:
- * a state that does little more than start would else touch a page for each
- * class. They belong to no slab, and their free blocks to a list of each class.
+ * The first 64 KiB of a heap are one block of malloc's, cut in the order of
+ * asking, whatever the size: a state that does little more than start would
+ * else touch a page for each class. They belong to no slab, and their free
+ * blocks to a list of each class.
  */
 #include "embed/heap.h"
 
@@ -79,14 +80,14 @@ static void own_free(peri_heap *heap)
 enum {
   LARGEST = 1024, /* of the blocks in slabs */
   CLASSES = LARGEST / PERI__GRAIN + 1,
-  START_SLABS = 2 /* cut in the order of asking */
+  START = 64 * 1024 /* cut in the order of asking */
 };
 
-/* Stands at the beginning of its first chunk. */
+/* Stands at the beginning of its start. */
 typedef struct own_heap {
   peri_heap base; /* first */
   peri__chunks chunks;
-  char *start, *start_end;     /* what is not yet cut of it */
+  char *start;                 /* what is not yet cut of it */
   peri__slab *room[CLASSES];   /* the first with room, or &none */
   peri__slab started[CLASSES]; /* the free blocks of the start */
   peri__slab none;             /* has no room */
@@ -143,7 +144,7 @@ static void *cut_start(own_heap *heap, size_t class)
 {
   char *got = heap->start;
   size_t size = class * PERI__GRAIN;
-  if ((size_t)(heap->start_end - got) < size)
+  if ((size_t)((char *)heap + START - got) < size)
     return NULL;
   heap->start += size;
   heap->started[class].used++;
@@ -177,8 +178,9 @@ static inline void *take(own_heap *heap, size_t size)
 }
 
 /* The slab was full, or is empty. */
-static peri_cold void given(own_heap *heap, peri__slab *slab, size_t class)
+static peri_cold void given(own_heap *heap, peri__slab *slab, size_t size)
 {
+  size_t class = peri__grains(size);
   if (!slab->has_room)
     add_room(heap, slab, class);
   /* The one that serves stays: for one block that comes and goes, a slab would
@@ -191,17 +193,14 @@ static peri_cold void given(own_heap *heap, peri__slab *slab, size_t class)
 
 static inline void give(own_heap *heap, void *old, size_t size)
 {
-  peri__slab *slab = peri__slab_of(old);
-  size_t class = slab->size / PERI__GRAIN;
-  if (class == 0) {
-    class = peri__grains(size);
-    slab = &heap->started[class];
-  }
+  bool started = (uintptr_t)old - (uintptr_t)heap < START;
+  peri__slab *slab =
+      started ? &heap->started[peri__grains(size)] : peri__slab_of(old);
   peri__block *block = old;
   block->next = slab->free;
   slab->free = block;
   if (--slab->used == 0 || !slab->has_room)
-    given(heap, slab, class);
+    given(heap, slab, started ? size : slab->size);
 }
 
 /* -- Blocks of any size ---------------------------------------------------- */
@@ -272,14 +271,12 @@ static void *own_alloc(void *ud, void *block, size_t old_size, size_t new_size)
 
 static peri_heap *own_new(void)
 {
-  peri__chunk *chunk = peri__chunk_new();
-  if (chunk == NULL)
+  own_heap *heap = malloc(START);
+  if (heap == NULL)
     return NULL;
-  own_heap *heap = (own_heap *)peri__chunk_room(chunk);
-  peri__chunks_init(&heap->chunks, chunk, START_SLABS);
-  heap->start =
-      peri__chunk_room(chunk) + peri__grains(sizeof *heap) * PERI__GRAIN;
-  heap->start_end = (char *)chunk + START_SLABS * PERI__SLAB;
+  memset(heap, 0, sizeof *heap);
+  peri__chunks_init(&heap->chunks);
+  heap->start = (char *)heap + peri__grains(sizeof *heap) * PERI__GRAIN;
   for (size_t i = 0; i < CLASSES; i++) {
     heap->room[i] = &heap->none;
     heap->started[i].used = UINT32_MAX / 2; /* never empty */
@@ -290,6 +287,7 @@ static peri_heap *own_new(void)
 static void own_free(peri_heap *base)
 {
   peri__chunks_fini(&((own_heap *)base)->chunks);
+  free(base);
 }
 
 #endif

@@ -13,8 +13,7 @@ typedef struct peri_heap peri_heap;
  * limit. NULL: no memory. */
 peri_heap *peri__heap_new(lua_Alloc alloc, void *ud, size_t limit);
 
-/* After lua_close; any thread. Takes what may still be allocated with it if the
- * allocator is ours. */
+/* After lua_close; any thread. */
 void peri__heap_free(peri_heap *heap);
 
 /* The state's allocator, whose ud is the heap. */

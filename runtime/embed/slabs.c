@@ -4,6 +4,7 @@
 #if !PERILUNE_PLAIN_HEAP
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Sets of a chunk's slabs. */
 #define ALL UINT32_MAX
@@ -33,7 +34,7 @@ static char *map(size_t size)
 
 /* The system aligns to pages only, but puts one mapping beside the other: after
  * the first chunk the short way is the rule. */
-peri__chunk *peri__chunk_new(void)
+static peri__chunk *map_chunk(void)
 {
   char *got = map(PERI__CHUNK);
   if (got == NULL || (char *)peri__chunk_of(got) == got)
@@ -52,9 +53,12 @@ peri__chunk *peri__chunk_new(void)
 }
 
 /* The pages go, or stay if the system will not have them; what they held does
- * not matter any more. */
+ * not matter any more. Where a page is larger than a slab, its neighbour would
+ * go as well: there only whole chunks go. */
 static void discard(void *from, size_t size)
 {
+  if (sysconf(_SC_PAGESIZE) > PERI__SLAB)
+    return;
 #ifdef __linux__
   madvise(from, size, MADV_DONTNEED);
 #elif defined(MADV_FREE)
@@ -155,7 +159,7 @@ static peri__chunk *find_chunk(peri__chunks *chunks)
     return chunks->spare.next;
   if (!is_empty(&chunks->clean))
     return chunks->clean.next;
-  peri__chunk *chunk = peri__chunk_new();
+  peri__chunk *chunk = map_chunk();
   if (chunk == NULL)
     return NULL;
   chunk->clean = ALL;
@@ -177,9 +181,10 @@ peri__slab *peri__slab_new(peri__chunks *chunks, size_t size)
   move(chunks, chunk);
   chunks->spare_slabs -= spare;
   chunks->used_slabs++;
-  char *begin =
-      i > 0 ? (char *)chunk + i * PERI__SLAB : peri__chunk_room(chunk);
-  size_t room = (i + 1) * PERI__SLAB - (size_t)(begin - (char *)chunk);
+  size_t from = i > 0 ? i * PERI__SLAB : sizeof *chunk;
+  from = peri__grains(from) * PERI__GRAIN;
+  size_t room = (i + 1) * PERI__SLAB - from;
+  char *begin = (char *)chunk + from;
   peri__slab *slab = &chunk->slabs[i];
   *slab = (peri__slab){.fresh = begin,
                        .end = begin + room / size * size,
@@ -189,37 +194,28 @@ peri__slab *peri__slab_new(peri__chunks *chunks, size_t size)
 
 /* -- Beginning and end ----------------------------------------------------- */
 
-void peri__chunks_init(peri__chunks *chunks, peri__chunk *first, size_t n)
+void peri__chunks_init(peri__chunks *chunks)
 {
   list_init(&chunks->spare);
   list_init(&chunks->clean);
   list_init(&chunks->full);
   chunks->used_slabs = chunks->spare_slabs = 0;
-  first->clean = ALL << n;
-  push(&chunks->clean, first);
 }
 
-static void append(peri__chunk_list *to, peri__chunk_list *list)
+static void unmap_all(peri__chunk_list *list)
 {
   while (!is_empty(list)) {
     peri__chunk *chunk = list->next;
     unlink_chunk(chunk);
-    push(to, chunk);
+    munmap(chunk, PERI__CHUNK);
   }
 }
 
 void peri__chunks_fini(peri__chunks *chunks)
 {
-  peri__chunk_list all; /* the heads may go with a chunk */
-  list_init(&all);
-  append(&all, &chunks->spare);
-  append(&all, &chunks->clean);
-  append(&all, &chunks->full);
-  while (!is_empty(&all)) {
-    peri__chunk *chunk = all.next;
-    unlink_chunk(chunk);
-    munmap(chunk, PERI__CHUNK);
-  }
+  unmap_all(&chunks->spare);
+  unmap_all(&chunks->clean);
+  unmap_all(&chunks->full);
 }
 
 #endif

@@ -49,7 +49,7 @@ typedef struct peri__slab {
   char *fresh, *end;              /* never used */
   struct peri__slab *prev, *next; /* among those of its class that have room */
   uint32_t used;                  /* blocks */
-  uint16_t size;                  /* of its blocks; 0: of any size */
+  uint16_t size;                  /* of its blocks */
   bool has_room;                  /* is in the list */
 } peri__slab;
 
@@ -71,13 +71,7 @@ typedef struct peri__chunks {
   size_t used_slabs, spare_slabs;
 } peri__chunks;
 
-/* NULL: no memory. */
-peri__chunk *peri__chunk_new(void);
-
-/* Begins with a chunk whose first n slabs are the caller's for good, from
- * peri__chunk_room on; chunks may stand there. */
-void peri__chunks_init(peri__chunks *chunks, peri__chunk *first, size_t n);
-
+void peri__chunks_init(peri__chunks *chunks);
 void peri__chunks_fini(peri__chunks *chunks);
 
 /* An empty slab for blocks of this size, or NULL. */
@@ -91,11 +85,6 @@ void peri__chunks_trim(peri__chunks *chunks, size_t kept);
 static inline size_t peri__grains(size_t size)
 {
   return (size + PERI__GRAIN - 1) / PERI__GRAIN;
-}
-
-static inline char *peri__chunk_room(peri__chunk *chunk)
-{
-  return (char *)chunk + peri__grains(sizeof *chunk) * PERI__GRAIN;
 }
 
 static inline peri__chunk *peri__chunk_of(const void *address)
