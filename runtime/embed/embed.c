@@ -11,61 +11,7 @@
 
 #include "../core/core.h"
 #include "../pool/pool.h"
-
-/* Of a state that peri_new made: its allocator, the host's limit. */
-typedef struct peri_heap {
-  lua_Alloc alloc;
-  void *ud;
-  size_t used, limit;
-  peri_runtime *rt; /* NULL until there is one */
-} peri_heap;
-
-/* A block beyond this that a task asks for may be its coroutine's stack;
- * one that ran so deep is not used again, since collections give it back by
- * halves only. In a host's own state we cannot see that. */
-enum { DEEP_STACK = 64 * 1024 };
-
-static void *plain_alloc(void *ud, void *block, size_t old_size,
-                         size_t new_size)
-{
-  (void)ud, (void)old_size;
-  if (new_size == 0) {
-    free(block);
-    return NULL;
-  }
-  return realloc(block, new_size);
-}
-
-/* Lua asks for a stack with neither a block nor, as for objects, their type in
- * the place of the old size. */
-static void note_growth(const peri_heap *heap, const void *block,
-                        size_t old_size, size_t new_size)
-{
-  if (new_size > DEEP_STACK && block == NULL && old_size == 0 &&
-      heap->rt != NULL && heap->rt->task != NULL)
-    heap->rt->task->flags |= PERI_T_SPOILT;
-}
-
-static void *own_alloc(void *ud, void *block, size_t old_size, size_t new_size)
-{
-  note_growth(ud, block, old_size, new_size);
-  return plain_alloc(NULL, block, old_size, new_size);
-}
-
-static void *limited_alloc(void *ud, void *block, size_t old_size,
-                           size_t new_size)
-{
-  peri_heap *heap = ud;
-  note_growth(heap, block, old_size, new_size);
-  size_t old = block != NULL ? old_size : 0; /* without a block: its type */
-  if (new_size > old && heap->limit > 0 &&
-      heap->used + (new_size - old) > heap->limit)
-    return NULL;
-  void *result = heap->alloc(heap->ud, block, old_size, new_size);
-  if (result != NULL || new_size == 0)
-    heap->used = heap->used - old + new_size;
-  return result;
-}
+#include "heap.h"
 
 /* -- Errors as text ------------------------------------------------------------------ */
 
@@ -340,11 +286,6 @@ static int open_libraries(lua_State *L)
   return 0;
 }
 
-static void free_heap(peri_heap *heap)
-{
-  heap->alloc(heap->ud, heap, sizeof *heap, 0);
-}
-
 /* warn("@on") of a state of ours: as Lua's own, to stderr. ud is the runtime. */
 static void warn(void *ud, const char *text, int to_be_continued)
 {
@@ -361,22 +302,6 @@ static void warn(void *ud, const char *text, int to_be_continued)
             rt->warning_continues ? "" : "Lua warning: ", text,
             to_be_continued ? "" : "\n");
   rt->warning_continues = to_be_continued != 0;
-}
-
-static peri_heap *make_heap(const peri_options *options)
-{
-  lua_Alloc alloc = options->alloc != NULL ? options->alloc : plain_alloc;
-  peri_heap *heap = alloc(options->alloc_ud, NULL, 0, sizeof *heap);
-  if (heap != NULL)
-    *heap =
-        (peri_heap){alloc, options->alloc_ud, 0, options->memory_limit, NULL};
-  return heap;
-}
-
-static lua_State *make_state(peri_heap *heap)
-{
-  bool plain = heap->limit == 0 && heap->alloc == plain_alloc;
-  return lua_newstate(plain ? own_alloc : limited_alloc, heap);
 }
 
 static bool options_fit(const peri_options *options)
@@ -418,12 +343,13 @@ int peri_new(peri_runtime **out, const peri_options *options)
   if (out == NULL || !options_fit(options))
     return PERI_EINVAL;
   *out = NULL;
-  peri_heap *heap = make_heap(options);
+  peri_heap *heap =
+      peri__heap_new(options->alloc, options->alloc_ud, options->memory_limit);
   if (heap == NULL)
     return PERI_ENOMEM;
-  lua_State *L = make_state(heap);
+  lua_State *L = lua_newstate(peri__heap_function(heap), heap);
   if (L == NULL) {
-    free_heap(heap);
+    peri__heap_free(heap);
     return PERI_ENOMEM;
   }
   lua_pushcfunction(L, open_libraries);
@@ -432,11 +358,11 @@ int peri_new(peri_runtime **out, const peri_options *options)
     status = attach(out, L, options, true);
   if (status != PERI_OK) {
     lua_close(L);
-    free_heap(heap);
+    peri__heap_free(heap);
     return status;
   }
   (*out)->heap = heap;
-  heap->rt = *out;
+  peri__heap_watch(heap, *out);
   lua_setwarnf(L, warn, *out);
   return PERI_OK;
 }
@@ -473,9 +399,9 @@ void peri_close(peri_runtime *rt)
   finish_main(rt);
   peri__detach(rt);
   if (owns_state) {
-    heap->rt = NULL;
+    peri__heap_watch(heap, NULL);
     lua_close(L);
-    free_heap(heap);
+    peri__heap_free(heap);
   }
 }
 

@@ -63,7 +63,7 @@ enum {
 /* Fill with peri_options_init, then change what matters. */
 typedef struct peri_options {
   size_t size;         /* sizeof(peri_options), set by peri_options_init */
-  lua_Alloc alloc;     /* peri_new: the state's allocator; NULL: realloc */
+  lua_Alloc alloc;     /* peri_new: the state's allocator; NULL: our own */
   void *alloc_ud;      /* passed to alloc */
   size_t memory_limit; /* peri_new: bytes the state may use; 0: no limit */
   uv_loop_t *uv_loop;  /* the first loop runs on this one; NULL: its own.
