@@ -11,7 +11,7 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
- *   error.c      error objects; trace.c, raw tracebacks
+ *   error.c      error objects; trace.c, raw tracebacks; debug.c, debug mode
  *   runtime.c    the runtime of a Lua state
  *
  * Lua values belong to Lua: a future, a task, a loop are userdata, and C
@@ -230,7 +230,8 @@ enum {
   PERI_T_IN_LINE = 1 << 11, /* task->turn is linked */
   PERI_T_TURN = 1 << 12,    /* its turn has come, and it has not run since */
   PERI_T_BARE = 1 << 13,    /* no object: the record is a gather's (bare.c) */
-  PERI_T_MOVED = 1 << 14    /* was so: task->resource is the task now */
+  PERI_T_MOVED = 1 << 14,   /* was so: task->resource is the task now */
+  PERI_T_ASKED = 1 << 15    /* to end: cancelled, and not uncancelled */
 };
 
 /* The one record of a wait: kind, what (its name), resource, deadline (in the
@@ -339,8 +340,11 @@ struct peri_run_record {
   X(OWED)        /* weak: task to a list of futures */                         \
   X(TRACE_ERROR) /* the error on its way, and its trace */                     \
   X(TRACE)                                                                     \
-  X(KILLS) /* weak: coroutine to its stack (kill.c) */                         \
-  X(KILL)  /* the sentinels */                                                 \
+  X(SENTRY)  /* metatable */                                                   \
+  X(SOURCES) /* weak: object to the trace of its making (debug.c) */           \
+  X(SOURCE)  /* that of the callback that runs, or false */                    \
+  X(KILLS)   /* weak: coroutine to its stack (kill.c) */                       \
+  X(KILL)    /* the sentinels */                                               \
   X(EXIT)                                                                      \
   X(INTERRUPT)                                                                 \
   X(CLASSES)   /* name to error class */                                       \
@@ -378,6 +382,7 @@ struct peri_runtime {
   peri_frames *frames;  /* the running task's; may be NULL */
   peri_frames no_task;  /* the frames outside tasks */
   bool has_context;     /* outside tasks */
+  bool debug;           /* the running loop's; without one the options' */
   const char *callback; /* what runs outside tasks, for messages; or NULL */
   lua_State *closing;   /* the innermost coroutine being closed */
   int close_depth;
@@ -385,9 +390,11 @@ struct peri_runtime {
   int drive_depth;      /* turns on the C stack */
   int inner_status;     /* how the coroutine below ended (task.c) */
 
-  peri_list clocks;  /* those with timers */
-  peri_clock *clock; /* the real one */
+  peri_list clocks;   /* those with timers */
+  peri_list sentries; /* debug.c */
+  peri_clock *clock;  /* the real one */
   uint64_t next_id;
+  uint64_t carrier; /* of an error's trace (trace.c) */
   int cancel_depth; /* gathers in gathers */
   bool cancel_too_deep;
   int external;    /* waits that only the outside can end */
@@ -465,6 +472,9 @@ void peri__set_ref(lua_State *L, peri_runtime *rt, int ref);
 const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
                             const char *name, const luaL_Reg *metamethods,
                             const luaL_Reg *methods);
+/* A new weak table at the given place. */
+void peri__weak_table(lua_State *L, peri_runtime *rt, int ref,
+                      const char *mode);
 /* Pushes a module of the library, loaded if need be: what the script has made
  * of its global require does not matter. */
 void peri__require(lua_State *L, const char *name);
@@ -539,8 +549,31 @@ void peri__trace_push(lua_State *L, peri_runtime *rt, int idx);
 /* Adds a line such as "awaited by Task-1" to the trace of the error at idx. */
 void peri__trace_label(lua_State *L, peri_runtime *rt, int idx,
                        const char *label);
-/* Replaces the trace on top of the stack by its text. */
+/* The same, with another trace, on top of the stack (popped), below it. */
+void peri__trace_append(lua_State *L, peri_runtime *rt, int idx,
+                        const char *label);
+/* Replaces the trace on top of the stack by its text, which begins "stack
+ * traceback:", or with another heading. */
 void peri__trace_text(lua_State *L, peri_runtime *rt);
+void peri__trace_text_under(lua_State *L, const char *heading);
+/* Pushes the trace of where the script stands: without the functions of C and
+ * of the library that it has called. It is empty where no script runs. */
+void peri__trace_here(lua_State *L);
+/* Whether a function is the script's, not C's or the library's; ar has its
+ * "S". */
+bool peri__is_script(const lua_Debug *ar);
+/* Whether a function is one of our bindings, which have the runtime as upvalue.
+ */
+bool peri__is_binding(lua_State *L, peri_runtime *rt, int function);
+/* Pushes the name that a function has in a standard library, or in ours, such as
+ * "table.sort"; nil: it has none. */
+void peri__push_public_name(lua_State *L, int function);
+/* Pushes where a function is defined: "FILE:LINE", or its public name; nil if it
+ * is C's and has none. */
+void peri__push_place(lua_State *L, int function);
+/* The next level of co, from *level on, whose function is the script's, with
+ * its "Sl"; false: there is none. */
+bool peri__script_level(lua_State *co, int *level, lua_Debug *ar);
 
 /* timer.c: durations and deadlines in the nanoseconds of one clock. */
 void peri__timers_init(peri_timers *timers);
@@ -611,6 +644,8 @@ int peri__future_return(lua_State *L, peri_runtime *rt, int idx);
 void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx);
 void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Pushes the callback of a link, and nil; returns what it is, as text. */
+const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
 
 /* gather.c */
 /* The loop of the gather at idx, if it is one, closes. */
@@ -683,6 +718,9 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
  * then are ended, or put back. */
 void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
 lua_State *peri__task_innermost(peri_task *task);
+/* Coroutines are not kept for the next task, which notes where it is made only
+ * if it needs a new one: debug mode, from here on. */
+void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop);
 /* task_lua.c: what scripts call on tasks */
 void peri__task_lua_open(lua_State *L, peri_runtime *rt);
 /* create_task with what stands from first to the top: a function and its
@@ -802,10 +840,14 @@ bool peri__is_coroutine(lua_State *L, peri_runtime *rt, int idx);
 /* Marks the coroutine object at idx, or takes the mark away. Returns how many
  * values it has; 0 if it is so marked already, or was awaited. */
 int peri__coroutine_mark(lua_State *L, int idx, bool mark);
+/* Whether the coroutine object at idx was awaited, or closed. */
+bool peri__coroutine_taken(lua_State *L, int idx);
 
 /* handle.c: call_soon, call_later, call_at */
 void peri__handle_open(lua_State *L, peri_runtime *rt);
 void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Pushes the function of a handle, and the handle; returns what it is. */
+const char *peri__handle_push(lua_State *L, peri_runtime *rt, peri_node *node);
 /* Its timer has fired. */
 void peri__handle_due(peri_node *node);
 void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node);

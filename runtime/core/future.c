@@ -391,6 +391,7 @@ static int l_result(lua_State *L)
   return peri__future_return(L, rt, 1);
 }
 
+/* The trace goes along: the error may become another future's. */
 static int l_exception(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);

@@ -42,6 +42,7 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
   rt->callback = what;
   rt->current = L;
   rt->frames = &rt->no_task;
+  rt->carrier = 0; /* what another callback carried is not this one's */
   int status = lua_pcall(L, nargs, 0, function);
   rt->callback = callback;
   rt->current = current;
