@@ -81,6 +81,7 @@ function Crew:report(future)
     message = ("a task failed while %s was cancelling it"):format(self.what),
     exception = err,
     future = future,
+    source_traceback = core.source_traceback(future),
   }
 end
 

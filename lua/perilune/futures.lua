@@ -12,6 +12,7 @@ local core = require "perilune._core"
 local native = require "perilune._pool"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+local unclosed = require "perilune.unclosed"
 
 local error, getmetatable, math, pcall, select, setmetatable, type, unpack =
   error, getmetatable, math, pcall, select, setmetatable, type, table.unpack
@@ -160,6 +161,7 @@ local shutdown_options <const> = { wait = true, cancel_futures = true }
 ---@param options? { wait: boolean?, cancel_futures: boolean? }
 function Executor:shutdown(options)
   arguments.options("shutdown", 1, options, shutdown_options)
+  unclosed.closed(self._sentry)
   self._pool:close()
   if options and options.cancel_futures then self._pool:cancel_queued() end
   if not options or options.wait ~= false then join(self._pool) end
@@ -214,7 +216,10 @@ function futures.ThreadPoolExecutor(options)
     options.max_workers or math.min(32, native.cpu_count() + 4),
     options.thread_name_prefix or "peri",
     options.initializer, unpack(initargs, 1, initargs.n or #initargs))
-  return setmetatable({ _pool = pool }, Executor)
+  return setmetatable({
+    _pool = pool,
+    _sentry = unclosed.watch "ThreadPoolExecutor",
+  }, Executor)
 end
 
 -- Loops -----------------------------------------------------------------------------------
@@ -234,7 +239,7 @@ local function default_executor(loop)
   local executor = defaults[loop]
   if not executor then
     executor = futures.ThreadPoolExecutor()
-    defaults[loop] = executor
+    futures.set_default_executor(loop, executor)
   end
   return executor
 end
@@ -278,6 +283,7 @@ end
 ---@param executor perilune.ThreadPoolExecutor
 function futures.set_default_executor(loop, executor)
   defaults[loop] = check_executor("set_default_executor", executor)
+  unclosed.closed(executor._sentry)
 end
 
 local function warn_of_late_threads(timeout)

@@ -8,6 +8,7 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local timeouts = require "perilune.timeouts"
+local unclosed = require "perilune.unclosed"
 
 local error, getmetatable, pcall, setmetatable, type =
   error, getmetatable, pcall, setmetatable, type
@@ -31,11 +32,16 @@ end
 local Guard = { __name = "Guard" }
 
 function Guard:__close(err) -- luacheck: no unused args
+  if self.sentry then unclosed.closed(self.sentry) end
   self.owner:release()
 end
 
 local function guard(self, options)
   self:acquire(options)
+  if core.debugging then -- each scope is told by itself
+    local sentry = unclosed.watch(getmetatable(self).__name .. " guard")
+    return setmetatable({ owner = self, sentry = sentry }, Guard)
+  end
   local closable = self._guard
   if not closable then
     closable = setmetatable({ owner = self }, Guard)

@@ -64,9 +64,15 @@ function Runner:run(main, ...)
   return self:_run(core.await, main)
 end
 
+-- A call that the loop refuses to run was not forgotten by the script.
+local function run_call(loop, coro)
+  local _ <close> = coro
+  return loop:run_until_complete(coro)
+end
+
 function Runner:_run(fn, ...)
   open(self)
-  return self._loop:run_until_complete(core.call(self._context.run, self._context, fn, ...))
+  return run_call(self._loop, core.call(self._context.run, self._context, fn, ...))
 end
 
 -- Ending ----------------------------------------------------------------------
@@ -80,6 +86,7 @@ local function report(loop, task)
     message = "unhandled error during the shutdown of run()",
     exception = err,
     task = task,
+    source_traceback = core.source_traceback(task),
   }
 end
 
@@ -139,7 +146,7 @@ function Runner:close()
   })
   local tasks = cancel_leftovers(loop)
   if #tasks > 0 or loop.shutdown_default_executor then
-    loop:run_until_complete(core.call(conclude, loop, tasks, self._grace))
+    run_call(loop, core.call(conclude, loop, tasks, self._grace))
   end
 end
 

@@ -157,6 +157,7 @@ local function report_shielded(inner)
     message = "exception in shielded future",
     exception = err,
     future = inner,
+    source_traceback = core.source_traceback(inner),
   }
 end
 

@@ -326,15 +326,15 @@ static int call_size(lua_State *L, peri_runtime *rt, lua_Integer i, bool mark)
   return size;
 }
 
-/* Whether the children are to be bare tasks: calls, without a factory or a
- * context that a task would have to take over. Returns the size of the largest
+/* Whether the children are to be bare tasks: calls, without a factory, a context
+ * that a task would have to take over, or debug mode. Returns the size of the largest
  * call, or 0. */
 static int suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       lua_Integer n)
 {
   bool context =
       rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
-  if (context || loop->factory || loop->closed || loop->closing)
+  if (context || loop->factory || loop->debug || loop->closed || loop->closing)
     return 0;
   int largest = 0, size = 1;
   lua_Integer i = 1;

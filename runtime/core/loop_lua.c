@@ -3,7 +3,7 @@
  */
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
 
 enum { RUN_LOOP = 1, RUN_GOAL = 2, RUN_RECORD = 3 };
 
@@ -121,6 +121,8 @@ static int l_gc(lua_State *L)
   peri_loop *loop = lua_touserdata(L, 1);
   if (loop->closed)
     return 0;
+  if (loop->debug)
+    peri__debug_unclosed_loop(L, rt, 1);
   peri__push_ref(L, rt, PERI_REF_OBJECTS); /* it was taken out as garbage */
   lua_pushvalue(L, 1);
   lua_rawsetp(L, -2, loop);
@@ -173,6 +175,8 @@ static int l_create_future(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__future_new(L, rt, loop, 1);
+  if (peri_unlikely(loop->debug))
+    peri__debug_note(L, rt, -1);
   return 1;
 }
 
@@ -259,7 +263,9 @@ static int l_default_exception_handler(lua_State *L)
 
 static int l_set_debug(lua_State *L)
 {
-  peri__check_loop(L, peri__rt(L), 1)->debug = lua_toboolean(L, 2);
+  peri_runtime *rt = peri__rt(L);
+  peri_loop *loop = peri__check_loop(L, rt, 1);
+  peri__debug_set(L, rt, loop, lua_toboolean(L, 2));
   return 0;
 }
 
@@ -293,7 +299,16 @@ static int l_newindex(lua_State *L)
     return peri__throw(L, rt, PERI_ERR_TYPE,
                        "a loop has no field '%s' that could be set",
                        peri__describe(L, 2));
-  loop->slow_callback_duration = peri__check_number(L, rt, 3);
+  lua_Number seconds = lua_tonumber(L, 3);
+  if (lua_type(L, 3) != LUA_TNUMBER)
+    return peri__throw(
+        L, rt, PERI_ERR_TYPE,
+        "slow_callback_duration is a number of seconds, not a %s",
+        luaL_typename(L, 3));
+  if (seconds != seconds)
+    return peri__throw(L, rt, PERI_ERR_VALUE,
+                       "slow_callback_duration cannot be NaN");
+  loop->slow_callback_duration = seconds;
   return 0;
 }
 

@@ -14,7 +14,7 @@
  */
 #include <sched.h>
 
-#include "core.h"
+#include "debug.h"
 
 struct peri_post_record {
   peri_post_record *next;
@@ -113,7 +113,8 @@ static void run_posts(lua_State *L, peri_runtime *rt)
     luaL_checkstack(L, 8, NULL);
     lua_pushcfunction(L, call_post);
     lua_pushlightuserdata(L, post);
-    peri__call_protected(L, rt, peri__running_loop(rt), 1, "a posted callback");
+    (rt->debug ? peri__debug_call : peri__call_protected)(
+        L, rt, peri__running_loop(rt), 1, "a posted callback");
     free(post);
     post = next;
   }

@@ -11,6 +11,7 @@
 
 #include "bundle.h"
 #include "core.h"
+#include "debug.h"
 
 static const char runtime_key = 'r';
 
@@ -88,6 +89,16 @@ void peri__push_methods(lua_State *L, peri_runtime *rt, int ref)
   peri__push_ref(L, rt, ref);
   lua_getfield(L, -1, "methods");
   lua_replace(L, -2);
+}
+
+void peri__weak_table(lua_State *L, peri_runtime *rt, int ref, const char *mode)
+{
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushstring(L, mode);
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  peri__set_ref(L, rt, ref);
 }
 
 /* -- The Lua library, embedded ---------------------------------------------------------- */
@@ -270,34 +281,24 @@ static void run_closers(lua_State *L, peri_runtime *rt)
 
 /* -- Opening and closing --------------------------------------------------------------------- */
 
-static void weak_table(lua_State *L, peri_runtime *rt, int ref,
-                       const char *mode)
-{
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushstring(L, mode);
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  peri__set_ref(L, rt, ref);
-}
-
 static void open_parts(lua_State *L, peri_runtime *rt)
 {
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CORE);
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CLOSERS);
-  weak_table(L, rt, PERI_REF_OBJECTS, "v");
-  weak_table(L, rt, PERI_REF_QUEUES, "v");
-  weak_table(L, rt, PERI_REF_OWED, "k");
-  weak_table(L, rt, PERI_REF_NAMES, "k");
-  weak_table(L, rt, PERI_REF_KILLS, "k");
+  peri__weak_table(L, rt, PERI_REF_OBJECTS, "v");
+  peri__weak_table(L, rt, PERI_REF_QUEUES, "v");
+  peri__weak_table(L, rt, PERI_REF_OWED, "k");
+  peri__weak_table(L, rt, PERI_REF_NAMES, "k");
+  peri__weak_table(L, rt, PERI_REF_KILLS, "k");
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_BASE);
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   peri__error_open(L, rt);
   peri__trace_open(L, rt);
+  peri__debug_open(L, rt);
   peri__clock_open(L, rt);
   peri__future_open(L, rt);
   peri__task_open(L, rt);
@@ -319,6 +320,19 @@ static void open_parts(lua_State *L, peri_runtime *rt)
     patch_exit(L, rt);
 }
 
+/* The loop on top of the stack. All but the host's own are for the script to
+ * close. */
+static void close_loop(lua_State *L, peri_runtime *rt)
+{
+  peri_loop *loop = lua_touserdata(L, -1);
+  peri__push_ref(L, rt, PERI_REF_BASE);
+  bool base = lua_rawequal(L, -1, -2);
+  lua_pop(L, 1);
+  if (loop->debug && !loop->closed && !base)
+    peri__debug_unclosed_loop(L, rt, lua_gettop(L));
+  peri__loop_close(L, rt, loop);
+}
+
 static void close_loops(lua_State *L, peri_runtime *rt)
 {
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
@@ -338,7 +352,7 @@ static void close_loops(lua_State *L, peri_runtime *rt)
   }
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, -1, i);
-    peri__loop_close(L, rt, lua_touserdata(L, -1));
+    close_loop(L, rt);
     lua_pop(L, 1);
   }
   lua_pop(L, 2);
@@ -366,6 +380,7 @@ static int close_protected(lua_State *L)
   lua_settop(L, 0);
   run_closers(L, rt);
   close_loops(L, rt);
+  peri__debug_close(L, rt);
   peri__work_close(rt);
   forget_modules(L);
   return 0;
@@ -417,6 +432,7 @@ static int open_protected(lua_State *L)
   rt->frames = &rt->no_task;
   rt->thread = uv_thread_self();
   peri__list_init(&rt->clocks);
+  peri__list_init(&rt->sentries);
   if (peri__post_init(rt) < 0)
     return luaL_error(L, "perilune: cannot make a mutex");
   rt->closed = false;

@@ -17,7 +17,7 @@
  * ours catches; <close> variables run, and may wait in the task itself, until
  * the grace is over; then the coroutines are closed where they stand.
  */
-#include "core.h"
+#include "debug.h"
 
 enum { ROOT_TASK = PERI_ROOT_TASK, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
 enum { MOST_POOLED = 131072, DEEP = 180 };
@@ -33,10 +33,17 @@ static lua_State *new_coroutine(lua_State *L, peri_loop *loop, int *anchor)
   return co;
 }
 
-static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
+/* The task is on top of the stack, what it is to call stands from fn on. */
+static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int fn,
+                                 int *anchor)
 {
-  if (loop->pooled == 0)
+  if (loop->pooled == 0) {
+    if (loop->debug) { /* where none is kept: no other task need ask */
+      peri__debug_check_thread(L, loop->rt, loop);
+      peri__debug_note_call(L, loop->rt, fn);
+    }
     return new_coroutine(L, loop, anchor);
+  }
   peri_pooled *pooled = &loop->pool[--loop->pooled];
   *anchor = pooled->anchor;
   return pooled->co;
@@ -46,6 +53,8 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
 {
   if (loop->pooled < loop->pool_capacity)
     return true;
+  if (loop->debug)
+    return false;
   int capacity = loop->pool_capacity ? 2 * loop->pool_capacity : 64;
   size_t unit = sizeof *loop->pool;
   peri_pooled *pool =
@@ -92,6 +101,16 @@ static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
   if (lua_gethook(co) != NULL)
     lua_sethook(co, NULL, 0, 0);
   loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
+}
+
+void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  while (loop->pooled > 0)
+    peri__unanchor(L, loop, loop->pool[--loop->pooled].anchor);
+  peri__realloc(rt, loop->pool,
+                (size_t)loop->pool_capacity * sizeof *loop->pool, 0);
+  loop->pool = NULL;
+  loop->pool_capacity = 0;
 }
 
 /* -- The list of tasks ------------------------------------------------------------- */
@@ -151,7 +170,7 @@ static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
                            int idx)
 {
   peri__future_push_error(L, rt, idx);
-  lua_createtable(L, 0, 3);
+  lua_createtable(L, 0, 4);
   lua_pushliteral(L, "a spawned task failed");
   lua_setfield(L, -2, "message");
   lua_pushvalue(L, -2);
@@ -163,6 +182,7 @@ static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
   peri__trace_text(L, rt);
   lua_setfield(L, -3, "traceback");
   lua_pop(L, 1);
+  peri__debug_tell_source(L, rt, idx);
   peri__report(L, rt, task->future.loop);
   lua_pop(L, 1);
 }
@@ -195,6 +215,23 @@ static peri_task *promote(lua_State *L, peri_runtime *rt, peri_task *bare)
   return task;
 }
 
+/* The task was cancelled, and ends with values. */
+static peri_cold void conclude_asked(lua_State *co, peri_runtime *rt,
+                                     peri_task *task, int values)
+{
+  leave(co, rt, task);
+  if (task->flags & PERI_T_MUST_CANCEL) {
+    /* right before it ended: its values are dropped */
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
+    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+    return;
+  }
+  peri__future_resolve(co, rt, ROOT_TASK, values);
+  if (task->future.loop->debug)
+    peri__debug_swallowed(co, rt, ROOT_TASK);
+}
+
 /* The task at ROOT_TASK ends with the values above ROOT_HANDLER, or with the
  * error on top. The root returns nothing: its coroutine is empty then. */
 static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
@@ -217,12 +254,8 @@ static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
   }
   if (status != LUA_OK && status != LUA_YIELD) {
     fail(co, rt, task, ROOT_TASK);
-  } else if (task->flags & PERI_T_MUST_CANCEL) {
-    /* cancelled right before it ended: its values are dropped */
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
-    leave(co, rt, task);
-    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
-    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+  } else if (task->flags & (PERI_T_MUST_CANCEL | PERI_T_ASKED)) {
+    conclude_asked(co, rt, task, values);
   } else {
     leave(co, rt, task);
     peri__future_resolve(co, rt, ROOT_TASK, values);
@@ -295,7 +328,10 @@ static int root_handler(lua_State *co)
   lua_Debug ar;
   if (rt->task != NULL && lua_getstack(co, DEEP, &ar))
     rt->task->flags |= PERI_T_SPOILT;
-  return peri__trace_handler(co);
+  peri__trace_handler(co);
+  if (rt->debug)
+    peri__debug_trace_task(co, rt, 1);
+  return 1;
 }
 
 /* -- Making and starting ---------------------------------------------------------------- */
@@ -334,7 +370,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   else
     peri__push_loop(L, loop);
   lua_setiuservalue(L, -2, PERI_UV_LOOP);
-  task->co = take_coroutine(L, loop, &task->anchor);
+  task->co = take_coroutine(L, loop, fn, &task->anchor);
   lua_State *co = task->co;
   if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
     peri__unanchor(L, loop, task->anchor);
@@ -603,6 +639,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
   for (;;) {
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
+    task->flags |= PERI_T_ASKED;
     keep_message(L, idx, message_idx);
     if (waits_alone(task)) {
       wake_with(task, PERI_OUTCOME_CANCEL);

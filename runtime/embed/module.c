@@ -12,6 +12,17 @@ static void log_to_stderr(void *ud, int level, const char *text)
   fprintf(stderr, "%s\n", text);
 }
 
+/* As with Lua's own variables, "lua -E" has none of it looked at. */
+static bool debug_in_environment(lua_State *L)
+{
+  lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+  bool ignored = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  const char *debug = getenv("PERILUNE_DEBUG");
+  return !ignored && debug != NULL && strcmp(debug, "") != 0 &&
+         strcmp(debug, "0") != 0;
+}
+
 static void attach(lua_State *L)
 {
   peri_runtime *rt;
@@ -19,9 +30,7 @@ static void attach(lua_State *L)
   if (peri_of(L) != NULL)
     return;
   peri_options_init(&options);
-  const char *debug = getenv("PERILUNE_DEBUG");
-  options.debug =
-      debug != NULL && strcmp(debug, "") != 0 && strcmp(debug, "0") != 0;
+  options.debug = debug_in_environment(L);
   options.log = log_to_stderr;
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)

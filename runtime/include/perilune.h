@@ -72,7 +72,10 @@ typedef struct peri_options {
   unsigned patch;      /* PERI_PATCH_* */
   int sigpipe_ignored; /* the host ignores SIGPIPE itself: steps need not
                            block it in their thread */
-  int debug;           /* debug mode for every loop */
+  int debug;           /* debug mode for every loop (README, "Debug mode").
+                           The environment variable PERILUNE_DEBUG is the
+                           program's and the module's: a host that wants it
+                           reads it. */
   /* Where the log goes (level as in perilune.log: 10 to 50). NULL: to Lua's
    * warn(). The text is valid during the call. */
   void (*log)(void *ud, int level, const char *text);
