@@ -418,6 +418,7 @@ struct peri_runtime {
   atomic_int interrupt_stage; /* 0; 1: the main task was cancelled; 2: raised */
 
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
+  bool session;        /* the main task is an interactive session */
   int exit_code;
 
   /* The host's main task (embed/). */
@@ -534,6 +535,13 @@ void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
 /* kill.c: raises a sentinel; whether killed code may wait, since it unwinds */
 int peri__throw_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which);
 bool peri__unwinds(lua_State *L, peri_runtime *rt);
+
+/* session.c */
+void peri__session_open(lua_State *L, peri_runtime *rt);
+/* An exit or an interrupt has left the task at idx, or (NULL, 0) what is so
+ * named: the runs end, unless a session spares them. */
+void peri__end_runs(lua_State *L, peri_runtime *rt, peri_sentinel why,
+                    peri_task *task, int idx, const char *what);
 
 /* trace.c */
 void peri__trace_open(lua_State *L, peri_runtime *rt);

@@ -52,8 +52,8 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
     return;
   peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
   if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT) {
-    rt->abort = sentinel;
     lua_pop(L, 1);
+    peri__end_runs(L, rt, sentinel, NULL, 0, what);
     return;
   }
   char message[96];

@@ -312,6 +312,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__loop_open(L, rt);
   peri__handle_open(L, rt);
   peri__watch_open(L, rt);
+  peri__session_open(L, rt);
   publish_classes(L, rt);
   make_environment(L, rt);
   preload(L, rt);

@@ -192,7 +192,7 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
 {
   peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
   if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT)
-    rt->abort = sentinel;
+    peri__end_runs(L, rt, sentinel, task, idx, NULL);
   leave(L, rt, task);
   if (sentinel != PERI_SENTINEL_NONE) {
     /* for those who await it, a cancellation like any other */
