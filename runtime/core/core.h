@@ -11,6 +11,7 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
+ *   inspect.c    what the tasks are doing
  *   error.c      error objects; trace.c, raw tracebacks
  *   runtime.c    the runtime of a Lua state
  *
@@ -191,9 +192,15 @@ typedef struct peri_frame {
   lua_State *previous; /* rt->current before */
 } peri_frame;
 
+/* Tasks whose loop keeps accounts have theirs here, too, so that a step and an
+ * end which find no frames need not ask for accounts. */
 typedef struct peri_frames {
   peri_frame *v;
   int n, capacity;
+  bool accounts;
+  uint32_t steps;
+  uint64_t created; /* nanoseconds; 0: before there were accounts */
+  uint64_t cpu;     /* nanoseconds that the steps have taken */
 } peri_frames;
 
 typedef enum peri_wait_kind {
@@ -256,6 +263,7 @@ struct peri_task {
   peri_task *previous, *next; /* all tasks of the loop */
   uint64_t id;
   uint32_t cancels; /* cancelling() */
+  uint32_t elder;   /* its creator's id is id - elder; 0: it has none */
 };
 
 /* -- Loops ---------------------------------------------------------------- */
@@ -294,7 +302,9 @@ struct peri_loop {
   peri_clock *clock;
   double slow_callback_duration;
   bool running, closed, closing, stopping, debug, factory;
-  int rounds_left;     /* until it is asked whether a look is due */
+  bool accounts;   /* steps and time of each task are counted: in debug mode, */
+  bool accounting; /* or when this was asked for */
+  int rounds_left; /* until it is asked whether a look is due */
   int rounds_unpolled; /* from the last look at the kernel until then */
   int stride;          /* rounds between two readings of the clock for that */
   uint64_t last_reading;
@@ -376,7 +386,6 @@ struct peri_runtime {
   lua_State *current;   /* innermost coroutine that we resumed; NULL: none, or
                            one that cannot wait */
   peri_frames *frames;  /* the running task's; may be NULL */
-  peri_frames no_task;  /* the frames outside tasks */
   bool has_context;     /* outside tasks */
   const char *callback; /* what runs outside tasks, for messages; or NULL */
   lua_State *closing;   /* the innermost coroutine being closed */
@@ -401,7 +410,7 @@ struct peri_runtime {
   lua_CFunction debug_traceback; /* the stock one */
 
   /* Set from other threads and signal handlers. */
-  atomic_int attention;  /* posts or interrupts have come */
+  atomic_int attention;  /* PERI_ATTEND_*: something has come */
   atomic_int interrupts; /* not yet answered */
   atomic_int async_users;
   _Atomic(uv_async_t *) async; /* wakes the running loop */
@@ -412,6 +421,12 @@ struct peri_runtime {
 
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
   int exit_code;
+
+  peri_frames no_task; /* the frames outside tasks */
+  uint64_t cpu_inside; /* of the steps in the accounted one that runs */
+  atomic_int prints;   /* of the tasks: asked for, not yet made; any thread */
+  lua_Hook hook;       /* the script's, while one of ours stands there */
+  int hook_mask, hook_count;
 
   /* The host's main task (embed/). */
   peri_run_record main;
@@ -477,6 +492,8 @@ void peri__detach(peri_runtime *rt);
 /* A library of the runtime blocks SIGPIPE in its thread while it works. */
 void peri__sigpipe_block(peri_runtime *rt);
 void peri__sigpipe_restore(peri_runtime *rt);
+/* Pushes a list of all loops there are. */
+void peri__push_loops(lua_State *L, peri_runtime *rt);
 /* Call fn(argument) when the runtime closes, before its loops do. */
 void peri__at_close(lua_State *L, void (*fn)(void *), void *argument);
 /* Count waits that only something outside can end. */
@@ -643,10 +660,8 @@ void peri__several_abandon(peri_task *task);
 void peri__several_open(lua_State *L, peri_runtime *rt);
 
 /* task.c */
-enum {
-  PERI_ROOT_TASK = 1
-}; /* in a task's root: the task, or a bare one's
-                                gather */
+/* In a task's root: the task, or a bare one's gather; and what it calls. */
+enum { PERI_ROOT_TASK = 1, PERI_ROOT_FUNCTION = 3 };
 /* The record of a new task of the loop, without coroutine. */
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop);
 /* Sees to it that n coroutines wait for use, with room for so many values. */
@@ -852,6 +867,14 @@ bool peri__has_work(peri_runtime *rt);
 int64_t peri__next_timer(peri_runtime *rt);
 
 /* post.c */
+enum {
+  PERI_ATTEND_POSTS = 1,
+  PERI_ATTEND_INTERRUPT = 2,
+  PERI_ATTEND_PRINT = 4,
+  PERI_ATTEND_WORK = 16 /* of our threads is done (io/) */
+};
+/* Has the next round look at what has come. Any thread; signal handlers. */
+void peri__attend(peri_runtime *rt, int what);
 int peri__post_init(peri_runtime *rt);
 void peri__post_fini(peri_runtime *rt);
 void peri__post_attend(lua_State *L, peri_runtime *rt);

@@ -582,7 +582,7 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   peri__list_init(&loop->watchers);
   peri__list_init(&loop->unseen);
   loop->slow_callback_duration = 0.1;
-  loop->debug = rt->options.debug != 0;
+  loop->debug = loop->accounts = rt->options.debug != 0;
   loop->stride = loop->rounds_left = 1;
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_pushvalue(L, -2);

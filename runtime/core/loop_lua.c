@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "inspect.h"
 
 enum { RUN_LOOP = 1, RUN_GOAL = 2, RUN_RECORD = 3 };
 
@@ -259,7 +260,10 @@ static int l_default_exception_handler(lua_State *L)
 
 static int l_set_debug(lua_State *L)
 {
-  peri__check_loop(L, peri__rt(L), 1)->debug = lua_toboolean(L, 2);
+  peri_runtime *rt = peri__rt(L);
+  peri_loop *loop = peri__check_loop(L, rt, 1);
+  loop->debug = lua_toboolean(L, 2);
+  peri__accounts_switch(rt, loop);
   return 0;
 }
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "inspect.h"
 
 static const char trace_key = 't';
 
@@ -66,15 +67,19 @@ int peri__last_level(lua_State *co)
   return low;
 }
 
-/* Adds the frames of co from a level on to the trace at the given index. The
- * lowest frame of a task is its root: left out. */
-static void add_frames(lua_State *L, peri_runtime *rt, lua_State *co, int level,
+/* The lowest level of co that is told of: not the root of the running task. */
+static int lowest(peri_runtime *rt, lua_State *co)
+{
+  int last = peri__last_level(co);
+  return rt->task != NULL && co == rt->task->co ? last - 1 : last;
+}
+
+/* Adds the frames of co from a level to the last one to the trace at the given
+ * index. */
+static void add_frames(lua_State *L, lua_State *co, int level, int last,
                        int trace)
 {
   lua_Debug ar;
-  int last = peri__last_level(co);
-  if (rt->task != NULL && co == rt->task->co)
-    last--;
   int from = level + FIRST_FRAMES, to = last - LAST_FRAMES;
   lua_checkstack(co, 4);
   for (; level <= last && lua_getstack(co, level, &ar); level++) {
@@ -141,6 +146,18 @@ void peri__trace_label(lua_State *L, peri_runtime *rt, int idx,
   lua_pop(L, 1);
 }
 
+void peri__trace_task(lua_State *L, peri_task *task)
+{
+  peri_frames *frames = task->frames;
+  luaL_checkstack(L, 12, NULL);
+  lua_createtable(L, 4 * TRIPLE, 0);
+  int trace = lua_gettop(L);
+  for (int i = frames != NULL ? frames->n - 1 : -1; i >= 0; i--)
+    add_frames(L, frames->v[i].co, 0, peri__last_level(frames->v[i].co), trace);
+  if (task->flags & PERI_T_STARTED)
+    add_frames(L, task->co, 0, peri__last_level(task->co) - 1, trace);
+}
+
 void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
                            int idx)
 {
@@ -148,7 +165,7 @@ void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
   if (!lua_checkstack(L, 12) || peri__sentinel_of(L, rt, idx))
     return;
   push_or_make(L, rt, idx);
-  add_frames(L, rt, co, 0, lua_gettop(L));
+  add_frames(L, co, 0, lowest(rt, co), lua_gettop(L));
   lua_pop(L, 1);
 }
 
@@ -172,7 +189,7 @@ int peri__trace_handler(lua_State *L)
     add_label(L, 2, lua_tostring(L, -1));
     lua_pop(L, 2);
   }
-  add_frames(L, rt, L, 1, 2);
+  add_frames(L, L, 1, lowest(rt, L), 2);
   lua_settop(L, 1);
   return 1;
 }
@@ -252,7 +269,17 @@ static int l_error_traceback(lua_State *L)
   return 1;
 }
 
+/* trace_text(trace) */
+static int l_trace_text(lua_State *L)
+{
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  peri__trace_text(L, peri__rt(L));
+  return 1;
+}
+
 static const luaL_Reg functions[] = {{"error_traceback", l_error_traceback},
+                                     {"trace_text", l_trace_text},
                                      {NULL, NULL}};
 
 void peri__trace_open(lua_State *L, peri_runtime *rt)

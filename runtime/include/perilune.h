@@ -149,6 +149,12 @@ typedef void (*peri_post_cb)(lua_State *L, void *argument);
 PERI_API int peri_post(peri_runtime *runtime, peri_post_cb callback,
                        void *argument);
 
+/* Has the tree of tasks, each with what it does and waits for, written to the
+ * log (level 20): in the next round, or at once if the runtime's thread runs a
+ * script and this is called in a signal handler there. Any thread, and safe in
+ * a signal handler. */
+PERI_API void peri_print_tasks(peri_runtime *runtime);
+
 /* Ctrl-C for scripts. The first call cancels the main task; the next raises an
  * error no pcall of ours catches: in the running code at once when it is called
  * in a signal handler on the runtime's thread, else at the main task's wait.

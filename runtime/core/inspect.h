@@ -1,0 +1,48 @@
+/*
+ * inspect.h: what tells of tasks that wait, and of those that do so for ever.
+ */
+#ifndef PERI_INSPECT_H
+#define PERI_INSPECT_H
+
+#include "core.h"
+
+/* trace.c: pushes the trace of where a task stands, innermost coroutine first.
+ */
+void peri__trace_task(lua_State *L, peri_task *task);
+
+/* waiters.c */
+/* The task that holds the lock whose line this is, unless it has ended; NULL:
+ * none, or there is nothing to hold. Valid until something is collected. */
+peri_task *peri__waiters_holder(peri_runtime *rt, peri_waiters *line);
+/* Pushes the owner of a line of the library's that stands at idx; false, and
+ * nothing: something else stands there. */
+bool peri__waiters_push_owner(lua_State *L, peri_runtime *rt, int idx);
+
+/* bare.c: the child of a gather with this id, if it was bare when it was made;
+ * or NULL. */
+peri_task *peri__bare_find(peri_future *gather, uint64_t id);
+
+/* inspect.c */
+void peri__inspect_open(lua_State *L, peri_runtime *rt);
+/* The tree of tasks that somebody asked for goes to the log. */
+void peri__inspect_print(lua_State *L, peri_runtime *rt);
+
+/* A protected call, whose error is raised again, without collecting garbage: no
+ * finaliser, which may run the script's code, takes away what is looked at. */
+void peri__call_quietly(lua_State *L, int nargs, int nresults);
+
+/* Accounts of a task: its age, its steps, and how long they took, without the
+ * steps inside them. Short of memory a task has none. */
+typedef struct peri_lap {
+  uint64_t begin, inside;
+} peri_lap;
+void peri__accounts_switch(peri_runtime *rt, peri_loop *loop);
+void peri__accounts_open(peri_runtime *rt, peri_task *task);
+void peri__lap_begin(peri_runtime *rt, peri_lap *lap);
+void peri__lap_end(peri_runtime *rt, peri_lap *lap, peri_task *task);
+static inline bool peri__has_accounts(const peri_task *task)
+{
+  return task->frames != NULL && task->frames->accounts;
+}
+
+#endif
