@@ -203,4 +203,38 @@ function inspect.print_tasks(file)
   file:write(inspect.tree(), "\n")
 end
 
+-- Deadlocks ---------------------------------------------------------------------
+
+local MOST_TOLD <const> = 20
+
+---The error of a loop that would block for ever.
+---@param loop perilune.Loop
+---@return perilune.BaseError
+function inspect.deadlock(loop)
+  local DeadlockError = require "perilune.errors".DeadlockError
+  local all = core.all_tasks(loop)
+  if #all == 0 then
+    return DeadlockError "nothing can happen any more: no task is left that could end the run"
+  end
+  local lines = {}
+  for i = 1, math.min(#all, MOST_TOLD) do
+    local record = record_of(all[i])
+    lines[#lines + 1] = record and sentence(record)
+  end
+  if #all > MOST_TOLD then lines[#lines + 1] = ("and %d more"):format(#all - MOST_TOLD) end
+  return DeadlockError(("nothing can happen any more: %s for ever\n  %s"):format(
+    #all == 1 and "1 task waits" or #all .. " tasks wait", table.concat(lines, "\n  ")))
+end
+
+---Ends the tasks of a loop that is stuck, as the end of `run` does, and returns
+---the error; C runs it as a task of the loop.
+---@param loop perilune.Loop
+---@param err any
+---@return any err
+---@async
+function inspect.end_stuck(loop, err)
+  require "perilune.runner".end_tasks(loop)
+  return err
+end
+
 return inspect

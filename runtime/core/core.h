@@ -11,6 +11,7 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
+ *   deadlock.c   loops that would block for ever
  *   inspect.c    what the tasks are doing
  *   error.c      error objects; trace.c, raw tracebacks
  *   runtime.c    the runtime of a Lua state
@@ -304,19 +305,24 @@ struct peri_loop {
   bool running, closed, closing, stopping, debug, factory;
   bool accounts;   /* steps and time of each task are counted: in debug mode, */
   bool accounting; /* or when this was asked for */
+  bool deadlock;   /* a run that could only block for ever is ended */
   int rounds_left; /* until it is asked whether a look is due */
   int rounds_unpolled; /* from the last look at the kernel until then */
   int stride;          /* rounds between two readings of the clock for that */
   uint64_t last_reading;
 };
 
-/* A run of a loop: of run_until_complete, run_forever, or the host. */
+enum { PERI_RUN_UV_STAND_IN = 1 };
+
+/* A run of a loop: of run_until_complete, run_forever, or the host. The host's
+ * stands in the runtime; the others are userdata, found by their address. */
 struct peri_run_record {
   peri_run_record *outer;
   peri_loop *loop;
   peri_future *goal; /* NULL: for ever */
   peri_task *waiter; /* the top-level task that waits for this run, or NULL */
   bool ended;
+  uint8_t deadlocks;   /* > 0: the goal is a stand-in (deadlock.c) */
   peri_sentinel abort; /* what ended it early */
 };
 
@@ -399,7 +405,7 @@ struct peri_runtime {
   uint64_t next_id;
   int cancel_depth; /* gathers in gathers */
   bool cancel_too_deep;
-  int external;    /* waits that only the outside can end */
+  atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
@@ -499,7 +505,7 @@ void peri__at_close(lua_State *L, void (*fn)(void *), void *argument);
 /* Count waits that only something outside can end. */
 static inline void peri__external(peri_runtime *rt, int delta)
 {
-  rt->external += delta;
+  atomic_fetch_add(&rt->external, delta);
 }
 
 /* error.c */
@@ -871,10 +877,12 @@ enum {
   PERI_ATTEND_POSTS = 1,
   PERI_ATTEND_INTERRUPT = 2,
   PERI_ATTEND_PRINT = 4,
-  PERI_ATTEND_WORK = 16 /* of our threads is done (io/) */
+  PERI_ATTEND_RELEASE = 8, /* a hold has gone */
+  PERI_ATTEND_WORK = 16    /* of our threads is done (io/) */
 };
 /* Has the next round look at what has come. Any thread; signal handlers. */
 void peri__attend(peri_runtime *rt, int what);
+bool peri__nothing_came(peri_runtime *rt);
 int peri__post_init(peri_runtime *rt);
 void peri__post_fini(peri_runtime *rt);
 void peri__post_attend(lua_State *L, peri_runtime *rt);

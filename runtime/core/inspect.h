@@ -6,6 +6,10 @@
 
 #include "core.h"
 
+/* loop.c: whether nothing but the outside could make the loop go on, and nobody
+ * there is known to. */
+bool peri__stuck(peri_runtime *rt, peri_loop *loop);
+
 /* trace.c: pushes the trace of where a task stands, innermost coroutine first.
  */
 void peri__trace_task(lua_State *L, peri_task *task);
@@ -21,6 +25,11 @@ bool peri__waiters_push_owner(lua_State *L, peri_runtime *rt, int idx);
 /* bare.c: the child of a gather with this id, if it was bare when it was made;
  * or NULL. */
 peri_task *peri__bare_find(peri_future *gather, uint64_t id);
+
+/* deadlock.c */
+/* Nothing of ours will end the wait of the innermost run. True: it need not
+ * block, there is something to do now. */
+bool peri__deadlock(lua_State *L, peri_runtime *rt);
 
 /* inspect.c */
 void peri__inspect_open(lua_State *L, peri_runtime *rt);

@@ -30,6 +30,7 @@ int peri__post_init(peri_runtime *rt)
   atomic_init(&rt->attention, 0);
   atomic_init(&rt->interrupts, 0);
   atomic_init(&rt->prints, 0);
+  atomic_init(&rt->external, 0);
   atomic_init(&rt->async_users, 0);
   atomic_init(&rt->async, NULL);
   return uv_mutex_init(&rt->post_mutex);
@@ -71,6 +72,16 @@ void peri__attend(peri_runtime *rt, int what)
 void peri__attend_work(peri_runtime *rt)
 {
   peri__attend(rt, PERI_ATTEND_WORK);
+}
+
+/* Whoever let go of a hold after it had posted is seen to have posted: the
+ * mutex orders that, where the flag alone would not do. */
+bool peri__nothing_came(peri_runtime *rt)
+{
+  uv_mutex_lock(&rt->post_mutex);
+  bool none = rt->posts == NULL && atomic_load(&rt->attention) == 0;
+  uv_mutex_unlock(&rt->post_mutex);
+  return none;
 }
 
 int peri_post(peri_runtime *rt, peri_post_cb callback, void *argument)

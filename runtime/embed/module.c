@@ -23,6 +23,7 @@ static void attach(lua_State *L)
   options.debug =
       debug != NULL && strcmp(debug, "") != 0 && strcmp(debug, "0") != 0;
   options.log = log_to_stderr;
+  options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
     luaL_error(L, "not enough memory");

@@ -448,6 +448,7 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
   options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT;
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
+  options.deadlock = 1;
   options.log = on_log;
   if (!h->no_environment)
     return peri_new(runtime, &options);

@@ -7,6 +7,66 @@ local function matches(pattern, text)
   assert.is_true(text:find(pattern) ~= nil, ("%q is not in %q"):format(pattern, text))
 end
 
+describe("a script that can never go on", function()
+  it("ends with 1 and tells why", function()
+    local out, err, status = code [[
+      local peri = require "perilune"
+      local lock = peri.Lock()
+      local _ <close> = peri.defer(function() print "closed" end)
+      lock:acquire()
+      peri.create_task { function() lock:acquire() end, name = "needy" }
+      peri.Future():await()
+      print "not reached"
+    ]]
+    assert.equal("closed\n", out)
+    err = err:gsub("/[^%s:]*:", "SCRIPT:"):gsub("0x%x+", "0x")
+    assert.equal("perilune: DeadlockError: nothing can happen any more: 2 tasks wait for ever\n"
+      .. "  Task-1 at SCRIPT:6: awaits Future\n"
+      .. "  needy at SCRIPT:5: waits in Lock.acquire (Lock: 0x), held by Task-1\n", err)
+    assert.equal(1, status)
+  end)
+
+  it("is one whose leftovers never end, too", function()
+    local out, err, status = code [[
+      local peri = require "perilune"
+      peri.create_task { function()
+        local _ <close> = peri.defer(function() peri.Future():await() end)
+        peri.Future():await()
+      end, name = "stubborn" }
+      peri.sleep(0)
+      print "main ends"
+    ]]
+    assert.equal("main ends\n", out)
+    matches("^perilune: DeadlockError: nothing can happen any more: 2 tasks wait for ever\n"
+      .. "  stubborn at %S+: awaits Future\n", err)
+    assert.equal(1, status)
+  end)
+
+  it("tells the script's own error rather than what its leftovers do", function()
+    local _, err, status = code [[
+      local peri = require "perilune"
+      peri.create_task(function()
+        local _ <close> = peri.defer(function() peri.Future():await() end)
+        peri.Future():await()
+      end)
+      peri.sleep(0)
+      error "mine"
+    ]]
+    matches("^perilune: %S+ mine\n", err)
+    assert.is_nil(err:find "DeadlockError")
+    assert.equal(1, status)
+  end)
+
+  it("can catch the error of a run of its own", function()
+    local out, err, status = code [[
+      local peri = require "perilune"
+      local ok, err = pcall(peri.run, function() peri.Event():wait() end)
+      print(ok, peri.DeadlockError:is(err), peri.RuntimeError:is(err))
+    ]]
+    assert.same({ "false\ttrue\ttrue\n", "", 0 }, { out, err, status })
+  end)
+end)
+
 describe("SIGUSR1", function()
   local it_interrupts = support.signals_interrupt and it or function() end
 
