@@ -237,4 +237,26 @@ function inspect.end_stuck(loop, err)
   return err
 end
 
+---Logs that tasks wait for each other in a circle, which the first of them is
+---about to close. The log may call the script, which must not run inside of a
+---wait that begins: so that happens in the next round.
+---@param tasks perilune.Task[]
+---@param what string the wait of the first
+---@param resource any and what it is for
+function inspect.report_cycle(tasks, what, resource)
+  local lines = {}
+  for i, task in ipairs(tasks) do
+    local record = record_of(task)
+    if i == 1 then
+      record.state, record.what, record.resource = "waiting", what, resource
+      if not isfuture(resource) then record.holder = tasks[2] or task end
+    end
+    lines[i] = "\n  " .. sentence(record)
+  end
+  local text = #tasks == 1 and "a task waits for a lock that it holds itself:"
+    or ("%d tasks wait for each other in a circle:"):format(#tasks)
+  local loop = tasks[1]:get_loop()
+  loop:call_soon(require "perilune.log".warning, "%s", text .. table.concat(lines))
+end
+
 return inspect

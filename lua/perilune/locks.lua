@@ -96,7 +96,7 @@ function Lock:acquire(options)
   if options == nil then
     park(self._line)
   else
-    limited("Lock.acquire", options, park, self._line)
+    limited("Lock.acquire", options, park, self._line, true)
   end
   self._locked = true
   return true

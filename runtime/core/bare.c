@@ -61,6 +61,11 @@ void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
   lua_settop(L, idx);
 }
 
+peri_future *peri__bare_gather(peri_task *task)
+{
+  return &gather_of(slot_of(task))->future;
+}
+
 /* They were made one after the other; a record keeps its id when it moves. */
 peri_task *peri__bare_find(peri_future *future, uint64_t id)
 {

@@ -11,7 +11,7 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
- *   deadlock.c   loops that would block for ever
+ *   deadlock.c   loops that would block for ever; cycle.c, tasks that do
  *   inspect.c    what the tasks are doing
  *   error.c      error objects; trace.c, raw tracebacks
  *   runtime.c    the runtime of a Lua state

@@ -22,14 +22,30 @@ peri_task *peri__waiters_holder(peri_runtime *rt, peri_waiters *line);
  * nothing: something else stands there. */
 bool peri__waiters_push_owner(lua_State *L, peri_runtime *rt, int idx);
 
-/* bare.c: the child of a gather with this id, if it was bare when it was made;
- * or NULL. */
+/* gather.c: the one whose child a node of kind PERI_NODE_CHILD stands for. */
+peri_future *peri__gather_of(peri_node *node);
+
+/* bare.c: the gather of a bare task, and the other way round, by the task's id;
+ * NULL: no child of this gather that was bare when it was made. */
+peri_future *peri__bare_gather(peri_task *task);
 peri_task *peri__bare_find(peri_future *gather, uint64_t id);
 
 /* deadlock.c */
 /* Nothing of ours will end the wait of the innermost run. True: it need not
  * block, there is something to do now. */
 bool peri__deadlock(lua_State *L, peri_runtime *rt);
+
+/* cycle.c: the running task is about to wait for the future, or in the line,
+ * that stands at index 1 (the line's userdata). If that closes a circle of tasks
+ * the log will say so. May run finalisers. */
+void peri__cycle_check(lua_State *L, peri_runtime *rt, peri_future *future);
+void peri__cycle_check_line(lua_State *L, peri_runtime *rt, peri_waiters *line);
+/* Whether a pending future is a task that waits for others in its turn. */
+static inline bool peri__may_close_cycle(const peri_future *future)
+{
+  return future->kind == PERI_KIND_TASK &&
+         ((const peri_task *)future)->wait >= PERI_WAIT_FUTURE;
+}
 
 /* inspect.c */
 void peri__inspect_open(lua_State *L, peri_runtime *rt);

@@ -255,12 +255,16 @@ static int wait_k(lua_State *L, int status, lua_KContext ctx)
   return 0;
 }
 
-/* line_wait(line): at its end, until the turn has come */
+/* line_wait(line, [limited]): at its end, until the turn has come. A wait that
+ * ends by itself closes no circle. */
 static int l_line_wait(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_line *line = check_line(L, rt);
+  bool limited = lua_toboolean(L, 2);
   lua_settop(L, 1);
+  if (line->holder != NULL && !limited)
+    peri__cycle_check_line(L, rt, &line->waiters);
   peri__waiters_park(L, rt, &line->waiters);
   return peri__park(L, rt, (lua_KContext)rt, wait_k);
 }
