@@ -14,7 +14,7 @@ local error, getmetatable, pcall, setmetatable, type =
   error, getmetatable, pcall, setmetatable, type
 local can_wait, iscancel = core.can_wait, core.iscancel
 local line, park, wake = core.line, core.line_wait, core.line_wake
-local wake_first, is_claimed = core.line_wake_first, core.line_claimed
+local wake_first, is_claimed, take = core.line_wake_first, core.line_claimed, core.line_take
 local RuntimeError, ValueError = errors.RuntimeError, errors.ValueError
 
 local locks = {}
@@ -95,14 +95,14 @@ end
 ---@return true
 ---@async
 function Lock:acquire(options)
-  if not self._locked and not is_claimed(self._line) then
+  if not self._locked and take(self._line) then
     self._locked = true
     return true
   end
   if options == nil then
     park(self._line)
   else
-    limited("Lock.acquire", options, park, self._line)
+    limited("Lock.acquire", options, park, self._line, true)
   end
   self._locked = true
   return true

@@ -11,6 +11,8 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
+ *   deadlock.c   loops that would block for ever; cycle.c, tasks that do
+ *   inspect.c    what the tasks are doing
  *   error.c      error objects; trace.c, raw tracebacks; debug.c, debug mode
  *   runtime.c    the runtime of a Lua state
  *
@@ -191,9 +193,15 @@ typedef struct peri_frame {
   lua_State *previous; /* rt->current before */
 } peri_frame;
 
+/* Tasks whose loop keeps accounts have theirs here, too, so that a step and an
+ * end which find no frames need not ask for accounts. */
 typedef struct peri_frames {
   peri_frame *v;
   int n, capacity;
+  bool accounts;
+  uint32_t steps;
+  uint64_t created; /* nanoseconds; 0: before there were accounts */
+  uint64_t cpu;     /* nanoseconds that the steps have taken */
 } peri_frames;
 
 typedef enum peri_wait_kind {
@@ -257,6 +265,7 @@ struct peri_task {
   peri_task *previous, *next; /* all tasks of the loop */
   uint64_t id;
   uint32_t cancels; /* cancelling() */
+  uint32_t elder;   /* its creator's id is id - elder; 0: it has none */
 };
 
 /* -- Loops ---------------------------------------------------------------- */
@@ -295,19 +304,26 @@ struct peri_loop {
   peri_clock *clock;
   double slow_callback_duration;
   bool running, closed, closing, stopping, debug, factory;
-  int rounds_left;     /* until it is asked whether a look is due */
+  bool accounts;   /* steps and time of each task are counted: in debug mode, */
+  bool accounting; /* or when this was asked for */
+  bool deadlock;   /* a run that could only block for ever is ended */
+  int rounds_left; /* until it is asked whether a look is due */
   int rounds_unpolled; /* from the last look at the kernel until then */
   int stride;          /* rounds between two readings of the clock for that */
   uint64_t last_reading;
 };
 
-/* A run of a loop: of run_until_complete, run_forever, or the host. */
+enum { PERI_RUN_UV_STAND_IN = 1 };
+
+/* A run of a loop: of run_until_complete, run_forever, or the host. The host's
+ * stands in the runtime; the others are userdata, found by their address. */
 struct peri_run_record {
   peri_run_record *outer;
   peri_loop *loop;
   peri_future *goal; /* NULL: for ever */
   peri_task *waiter; /* the top-level task that waits for this run, or NULL */
   bool ended;
+  uint8_t deadlocks;   /* > 0: the goal is a stand-in (deadlock.c) */
   peri_sentinel abort; /* what ended it early */
 };
 
@@ -380,7 +396,6 @@ struct peri_runtime {
   lua_State *current;   /* innermost coroutine that we resumed; NULL: none, or
                            one that cannot wait */
   peri_frames *frames;  /* the running task's; may be NULL */
-  peri_frames no_task;  /* the frames outside tasks */
   bool has_context;     /* outside tasks */
   bool debug;           /* the running loop's; without one the options' */
   const char *callback; /* what runs outside tasks, for messages; or NULL */
@@ -397,7 +412,7 @@ struct peri_runtime {
   uint64_t carrier; /* of an error's trace (trace.c) */
   int cancel_depth; /* gathers in gathers */
   bool cancel_too_deep;
-  int external;    /* waits that only the outside can end */
+  atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
@@ -408,7 +423,7 @@ struct peri_runtime {
   lua_CFunction debug_traceback; /* the stock one */
 
   /* Set from other threads and signal handlers. */
-  atomic_int attention;  /* posts or interrupts have come */
+  atomic_int attention;  /* PERI_ATTEND_*: something has come */
   atomic_int interrupts; /* not yet answered */
   atomic_int async_users;
   _Atomic(uv_async_t *) async; /* wakes the running loop */
@@ -420,6 +435,12 @@ struct peri_runtime {
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
   bool session;        /* the main task is an interactive session */
   int exit_code;
+
+  peri_frames no_task; /* the frames outside tasks */
+  uint64_t cpu_inside; /* of the steps in the accounted one that runs */
+  atomic_int prints;   /* of the tasks: asked for, not yet made; any thread */
+  lua_Hook hook;       /* the script's, while one of ours stands there */
+  int hook_mask, hook_count;
 
   /* The host's main task (embed/). */
   peri_run_record main;
@@ -488,12 +509,14 @@ void peri__detach(peri_runtime *rt);
 /* A library of the runtime blocks SIGPIPE in its thread while it works. */
 void peri__sigpipe_block(peri_runtime *rt);
 void peri__sigpipe_restore(peri_runtime *rt);
+/* Pushes a list of all loops there are. */
+void peri__push_loops(lua_State *L, peri_runtime *rt);
 /* Call fn(argument) when the runtime closes, before its loops do. */
 void peri__at_close(lua_State *L, void (*fn)(void *), void *argument);
 /* Count waits that only something outside can end. */
 static inline void peri__external(peri_runtime *rt, int delta)
 {
-  rt->external += delta;
+  atomic_fetch_add(&rt->external, delta);
 }
 
 /* error.c */
@@ -686,10 +709,8 @@ void peri__several_abandon(peri_task *task);
 void peri__several_open(lua_State *L, peri_runtime *rt);
 
 /* task.c */
-enum {
-  PERI_ROOT_TASK = 1
-}; /* in a task's root: the task, or a bare one's
-                                gather */
+/* In a task's root: the task, or a bare one's gather; and what it calls. */
+enum { PERI_ROOT_TASK = 1, PERI_ROOT_FUNCTION = 3 };
 /* The record of a new task of the loop, without coroutine. */
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop);
 /* Sees to it that n coroutines wait for use, with room for so many values. */
@@ -902,6 +923,16 @@ bool peri__has_work(peri_runtime *rt);
 int64_t peri__next_timer(peri_runtime *rt);
 
 /* post.c */
+enum {
+  PERI_ATTEND_POSTS = 1,
+  PERI_ATTEND_INTERRUPT = 2,
+  PERI_ATTEND_PRINT = 4,
+  PERI_ATTEND_RELEASE = 8, /* a hold has gone */
+  PERI_ATTEND_WORK = 16    /* of our threads is done (io/) */
+};
+/* Has the next round look at what has come. Any thread; signal handlers. */
+void peri__attend(peri_runtime *rt, int what);
+bool peri__nothing_came(peri_runtime *rt);
 int peri__post_init(peri_runtime *rt);
 void peri__post_fini(peri_runtime *rt);
 void peri__post_attend(lua_State *L, peri_runtime *rt);

@@ -16,6 +16,7 @@
  * costs a finaliser.
  */
 #include "debug.h"
+#include "inspect.h"
 
 typedef struct peri_link {
   peri_node node;
@@ -379,6 +380,13 @@ static int l_await(lua_State *L)
                        "Task cannot await on itself: %s", lua_tostring(L, -1));
   }
   lua_settop(L, 1);
+  if (peri_unlikely(peri__may_close_cycle(future))) {
+    peri__cycle_check(L, rt, future);
+    if (future->state !=
+        PERI_PENDING) /* a finaliser's work, as may be a kill */
+      return peri__future_return(L, rt, 1);
+    peri__wait_check(L, rt, "await");
+  }
   task->wait = PERI_WAIT_FUTURE;
   task->resource = future;
   peri__list_push(&future->callbacks, &task->timer.node);

@@ -10,8 +10,14 @@
  * tasks (bare.c); that table has their values as they end.
  */
 #include "gather.h"
+#include "inspect.h"
 
 enum { CANCEL_DEPTH = 1000 };
+
+peri_future *peri__gather_of(peri_node *node)
+{
+  return &((peri_child *)node)->gather->future;
+}
 
 /* Pushes what return_exceptions puts in the place of a child. */
 static void push_outcome(lua_State *L, peri_runtime *rt, int child)

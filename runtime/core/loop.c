@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "debug.h"
+#include "inspect.h"
 
 enum { ROUNDS_PER_LOOK = 64, LONGEST_STRIDE = 16 };
 enum { LOOK_AFTER = 20000, QUICK = 5000 }; /* nanoseconds */
@@ -279,12 +280,11 @@ int64_t peri__next_timer(peri_runtime *rt)
   return nearest;
 }
 
-/* Everything is blocked: the virtual clock that is nearest to its next deadline
- * goes there. */
-static bool jump(peri_runtime *rt)
+/* The virtual clock that is nearest to its next deadline, or NULL. */
+static peri_clock *next_virtual(peri_runtime *rt, int64_t *target)
 {
   peri_clock *nearest = NULL;
-  int64_t shortest = INT64_MAX, target = 0;
+  int64_t shortest = INT64_MAX;
   peri_list *link = rt->clocks.next;
   for (; link != &rt->clocks; link = link->next) {
     peri_clock *clock =
@@ -297,20 +297,31 @@ static bool jump(peri_runtime *rt)
     if (delay < shortest) {
       shortest = delay;
       nearest = clock;
-      target = deadline;
+      *target = deadline;
     }
   }
-  if (nearest != NULL)
-    peri__clock_jump(nearest, target);
-  return nearest != NULL;
+  return nearest;
+}
+
+/* Everything is blocked: time goes on to the next deadline on a virtual clock.
+ */
+static bool jump(peri_runtime *rt)
+{
+  int64_t target;
+  peri_clock *clock = next_virtual(rt, &target);
+  if (clock != NULL)
+    peri__clock_jump(clock, target);
+  return clock != NULL;
 }
 
 /* -- Rounds ------------------------------------------------------------------------- */
 
 bool peri__idle(peri_runtime *rt, peri_loop *loop)
 {
-  return rt->external == 0 &&
-         (loop->kernel == NULL || !uv_loop_alive(loop->kernel->uv));
+  if (atomic_load(&rt->external) != 0)
+    return false;
+  uv_loop_t *uv = loop->kernel != NULL ? loop->kernel->uv : loop->host_uv;
+  return uv == NULL || !uv_loop_alive(uv);
 }
 
 static bool has_work(peri_loop *loop)
@@ -337,10 +348,22 @@ static peri_cold void look_timed(lua_State *L, peri_runtime *rt,
   peri__debug_polled(L, rt, delay, took, events);
 }
 
+/* Manual clocks, and those that are paused, only move when somebody who runs
+ * in this very loop moves them: their timers count for nothing. The holds are
+ * looked at before the posts, see peri__nothing_came. */
+bool peri__stuck(peri_runtime *rt, peri_loop *loop)
+{
+  int64_t target;
+  return !has_work(loop) && peri__next_timer(rt) == INT64_MAX &&
+         next_virtual(rt, &target) == NULL && peri__idle(rt, loop) &&
+         peri__nothing_came(rt);
+}
+
 static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   int64_t delay = peri__next_timer(rt);
-  if (delay == INT64_MAX && peri__idle(rt, loop) && jump(rt))
+  if (delay == INT64_MAX && peri__idle(rt, loop) &&
+      (jump(rt) || peri__deadlock(L, rt)))
     return;
   peri__loop_uv(L, loop);
   if (delay == INT64_MAX)
@@ -545,6 +568,7 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_LOOP);
   run->outer = rt->run;
   run->ended = false;
+  run->deadlocks = 0;
   run->abort = PERI_SENTINEL_NONE;
   rt->run = run;
   run->loop->running = true;
@@ -625,7 +649,8 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   peri__list_init(&loop->watchers);
   peri__list_init(&loop->unseen);
   loop->slow_callback_duration = 0.1;
-  loop->debug = rt->options.debug != 0;
+  loop->debug = loop->accounts = rt->options.debug != 0;
+  loop->deadlock = rt->options.deadlock != 0;
   loop->stride = loop->rounds_left = 1;
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_pushvalue(L, -2);

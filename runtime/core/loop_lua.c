@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "debug.h"
+#include "inspect.h"
 
 enum { RUN_LOOP = 1, RUN_GOAL = 2, RUN_RECORD = 3 };
 
@@ -22,6 +23,10 @@ static int throw_running(lua_State *L, peri_runtime *rt, peri_loop *loop)
 static int conclude(lua_State *L, peri_runtime *rt)
 {
   peri_run_record *run = lua_touserdata(L, RUN_RECORD);
+  if (run->deadlocks > 0) {
+    lua_getiuservalue(L, RUN_RECORD, PERI_RUN_UV_STAND_IN);
+    lua_replace(L, RUN_GOAL);
+  }
   if (run->abort != PERI_SENTINEL_NONE)
     return peri__throw_sentinel(L, rt, run->abort);
   if (run->goal == NULL)
@@ -29,7 +34,8 @@ static int conclude(lua_State *L, peri_runtime *rt)
   if (run->goal->state == PERI_PENDING)
     return peri__throw(L, rt, PERI_ERR_RUNTIME,
                        "Event loop stopped before Future completed.");
-  return peri__future_return(L, rt, RUN_GOAL);
+  int results = peri__future_return(L, rt, RUN_GOAL);
+  return run->deadlocks > 0 ? lua_error(L) : results;
 }
 
 static int run_k(lua_State *L, int status, lua_KContext ctx)
@@ -44,8 +50,13 @@ static int run_k(lua_State *L, int status, lua_KContext ctx)
 static int run(lua_State *L, peri_runtime *rt, peri_loop *loop,
                peri_future *goal, const char *what)
 {
-  peri_run_record *record = lua_newuserdatauv(L, sizeof *record, 0);
+  peri_run_record *record =
+      lua_newuserdatauv(L, sizeof *record, PERI_RUN_UV_STAND_IN);
   *record = (peri_run_record){.loop = loop, .goal = goal};
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, record);
+  lua_pop(L, 1);
   if (rt->run == NULL) {
     int status = peri__run_drive(L, rt, record);
     if (status != LUA_OK)
@@ -266,6 +277,7 @@ static int l_set_debug(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__debug_set(L, rt, loop, lua_toboolean(L, 2));
+  peri__accounts_switch(rt, loop);
   return 0;
 }
 
@@ -273,6 +285,13 @@ static int l_get_debug(lua_State *L)
 {
   lua_pushboolean(L, peri__check_loop(L, peri__rt(L), 1)->debug);
   return 1;
+}
+
+/* set_deadlock(loop, whether): Runner{deadlock=} */
+static int l_set_deadlock(lua_State *L)
+{
+  peri__check_loop(L, peri__rt(L), 1)->deadlock = lua_toboolean(L, 2);
+  return 0;
 }
 
 static bool is_duration_key(lua_State *L, int idx)
@@ -409,6 +428,7 @@ static const luaL_Reg functions[] = {{"running_loop", l_running_loop},
                                      {"get_event_loop", l_get_event_loop},
                                      {"set_event_loop", l_set_event_loop},
                                      {"set_clock", l_set_clock},
+                                     {"set_deadlock", l_set_deadlock},
                                      {NULL, NULL}};
 
 void peri__loop_open(lua_State *L, peri_runtime *rt)

@@ -12,6 +12,7 @@
 #include "bundle.h"
 #include "core.h"
 #include "debug.h"
+#include "inspect.h"
 
 static const char runtime_key = 'r';
 
@@ -313,6 +314,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__handle_open(L, rt);
   peri__watch_open(L, rt);
   peri__session_open(L, rt);
+  peri__inspect_open(L, rt);
   publish_classes(L, rt);
   make_environment(L, rt);
   preload(L, rt);
@@ -334,29 +336,38 @@ static void close_loop(lua_State *L, peri_runtime *rt)
   peri__loop_close(L, rt, loop);
 }
 
-static void close_loops(lua_State *L, peri_runtime *rt)
+void peri__push_loops(lua_State *L, peri_runtime *rt)
 {
-  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  luaL_checkstack(L, 6, NULL);
   lua_newtable(L); /* the weak table may change meanwhile */
+  int list = lua_gettop(L);
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_Integer n = 0;
   lua_pushnil(L);
-  while (lua_next(L, -3)) {
+  while (lua_next(L, list + 1)) {
     if (lua_getmetatable(L, -1)) {
       bool loop = lua_topointer(L, -1) == rt->meta_loop;
       lua_pop(L, 1);
       if (loop) {
         lua_pushvalue(L, -1);
-        lua_rawseti(L, -4, ++n);
+        lua_rawseti(L, list, ++n);
       }
     }
     lua_pop(L, 1);
   }
+  lua_settop(L, list);
+}
+
+static void close_loops(lua_State *L, peri_runtime *rt)
+{
+  peri__push_loops(L, rt);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, -1);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, -1, i);
     close_loop(L, rt);
     lua_pop(L, 1);
   }
-  lua_pop(L, 2);
+  lua_pop(L, 1);
 }
 
 /* What is required after this is a later runtime's. */

@@ -18,8 +18,13 @@
  * the grace is over; then the coroutines are closed where they stand.
  */
 #include "debug.h"
+#include "inspect.h"
 
-enum { ROOT_TASK = PERI_ROOT_TASK, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
+enum {
+  ROOT_TASK = PERI_ROOT_TASK,
+  ROOT_HANDLER = 2,
+  ROOT_FUNCTION = PERI_ROOT_FUNCTION
+};
 enum { MOST_POOLED = 131072, DEEP = 180 };
 
 /* -- Coroutines to use again ---------------------------------------------------- */
@@ -128,6 +133,8 @@ void peri__task_enlist(lua_State *L, peri_task *task)
     loop->tasks = task;
   loop->newest = task;
   loop->task_count++;
+  if (peri_unlikely(loop->accounts))
+    peri__accounts_open(loop->rt, task);
 }
 
 static void delist(peri_loop *loop, peri_task *task)
@@ -336,6 +343,14 @@ static int root_handler(lua_State *co)
 
 /* -- Making and starting ---------------------------------------------------------------- */
 
+/* How many tasks ago the creator of a new one was made, as task->elder has it.
+ */
+static inline uint32_t creator_gap(const peri_runtime *rt, uint64_t id)
+{
+  uint64_t gap = rt->task != NULL ? id - rt->task->id : 0;
+  return gap <= UINT32_MAX ? (uint32_t)gap : 0;
+}
+
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
 {
   peri__future_init(&task->future, PERI_KIND_TASK, loop);
@@ -349,6 +364,7 @@ void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
   task->frames = NULL;
   task->cancels = 0;
   task->id = ++rt->next_id;
+  task->elder = creator_gap(rt, task->id);
   task->clock = rt->task != NULL && rt->task->future.loop == loop
                     ? rt->task->clock
                     : loop->clock;
@@ -547,8 +563,14 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
     lua_xmove(task->co, L, 1);
     top = lua_gettop(L);
   }
+  peri_lap lap;
+  bool timed = peri_unlikely(peri__has_accounts(task));
+  if (timed)
+    peri__lap_begin(rt, &lap);
   int status = resume(L, rt, task);
   task = peri__task_now(task);
+  if (timed)
+    peri__lap_end(rt, &lap, task);
   rt->task = NULL;
   stepped(L, rt, task, status, top);
   if (top != 0)

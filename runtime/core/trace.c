@@ -19,6 +19,7 @@
 
 #include "bundle.h"
 #include "core.h"
+#include "inspect.h"
 
 static const char trace_key = 't';
 
@@ -73,15 +74,19 @@ int peri__last_level(lua_State *co)
   return low;
 }
 
-/* Adds the frames of co from a level on to the trace at the given index. The
- * lowest frame of a task is its root: left out. */
-static void add_frames(lua_State *L, peri_runtime *rt, lua_State *co, int level,
+/* The lowest level of co that is told of: not the root of the running task. */
+static int lowest(peri_runtime *rt, lua_State *co)
+{
+  int last = peri__last_level(co);
+  return rt->task != NULL && co == rt->task->co ? last - 1 : last;
+}
+
+/* Adds the frames of co from a level to the last one to the trace at the given
+ * index. */
+static void add_frames(lua_State *L, lua_State *co, int level, int last,
                        int trace)
 {
   lua_Debug ar;
-  int last = peri__last_level(co);
-  if (rt->task != NULL && co == rt->task->co)
-    last--;
   int from = level + FIRST_FRAMES, to = last - LAST_FRAMES;
   lua_checkstack(co, 4);
   for (; level <= last && lua_getstack(co, level, &ar); level++) {
@@ -384,7 +389,7 @@ static void add_stack(lua_State *L, peri_runtime *rt, lua_State *co, int level,
     add_label(L, trace, lua_tostring(L, -1));
     lua_settop(L, trace);
   }
-  add_frames(L, rt, co, level, trace);
+  add_frames(L, co, level, lowest(rt, co), trace);
 }
 
 void peri__trace_label(lua_State *L, peri_runtime *rt, int idx,
@@ -410,6 +415,18 @@ void peri__trace_append(lua_State *L, peri_runtime *rt, int idx,
     lua_rawseti(L, from + 1, n + i);
   }
   lua_settop(L, from - 1);
+}
+
+void peri__trace_task(lua_State *L, peri_task *task)
+{
+  peri_frames *frames = task->frames;
+  luaL_checkstack(L, 12, NULL);
+  lua_createtable(L, 4 * TRIPLE, 0);
+  int trace = lua_gettop(L);
+  for (int i = frames != NULL ? frames->n - 1 : -1; i >= 0; i--)
+    add_frames(L, frames->v[i].co, 0, peri__last_level(frames->v[i].co), trace);
+  if (task->flags & PERI_T_STARTED)
+    add_frames(L, task->co, 0, peri__last_level(task->co) - 1, trace);
 }
 
 void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
@@ -520,7 +537,17 @@ static int l_error_traceback(lua_State *L)
   return 1;
 }
 
+/* trace_text(trace) */
+static int l_trace_text(lua_State *L)
+{
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  peri__trace_text(L, peri__rt(L));
+  return 1;
+}
+
 static const luaL_Reg functions[] = {{"error_traceback", l_error_traceback},
+                                     {"trace_text", l_trace_text},
                                      {NULL, NULL}};
 
 void peri__trace_open(lua_State *L, peri_runtime *rt)

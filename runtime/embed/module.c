@@ -32,6 +32,7 @@ static void attach(lua_State *L)
   peri_options_init(&options);
   options.debug = debug_in_environment(L);
   options.log = log_to_stderr;
+  options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
     luaL_error(L, "not enough memory");

@@ -8,7 +8,7 @@
  * Everything that can raise happens in there as well.
  *
  * Ctrl-C comes in three stages (see on_interrupt): cancel the main task, raise
- * in the running code, end the process.
+ * in the running code, end the process. SIGUSR1 has the tasks printed.
  */
 #include <errno.h>
 #include <limits.h>
@@ -68,12 +68,17 @@ static void say(const char *text)
 static peri_runtime *volatile interruptible;
 static volatile sig_atomic_t interrupt_count;
 
-static void handle(int number, void (*handler)(int))
+static void handle(int number, void (*handler)(int), int flags)
 {
-  struct sigaction action = {.sa_handler = handler};
-  /* Without SA_RESTART: a script that blocks in io.read is to notice. */
+  struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
   sigemptyset(&action.sa_mask);
   sigaction(number, &action, NULL);
+}
+
+static bool is_ignored(int number)
+{
+  struct sigaction action;
+  return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 /* A second after an interrupt that nobody has seen: the next stage. */
@@ -101,8 +106,19 @@ static void on_interrupt(int number)
   }
   peri_interrupt(runtime);
   /* Taken only now: until then SIGALRM is the script's. */
-  handle(SIGALRM, on_alarm);
+  handle(SIGALRM, on_alarm, 0);
   alarm(1);
+  errno = saved;
+}
+
+/* Like a debugger's look: the script does not notice. */
+static void on_look(int number)
+{
+  int saved = errno;
+  peri_runtime *runtime = interruptible;
+  (void)number;
+  if (runtime)
+    peri_print_tasks(runtime);
   errno = saved;
 }
 
@@ -113,14 +129,16 @@ static void on_pipe(int number)
 
 static void catch_signals(peri_runtime *runtime)
 {
-  struct sigaction old;
   interruptible = runtime;
-  /* A shell starts background jobs with SIGINT ignored; let that stand. */
-  if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-    handle(SIGINT, on_interrupt);
+  /* A shell starts background jobs with SIGINT ignored; let that stand.
+   * Without SA_RESTART: a script that blocks in io.read is to notice. */
+  if (!is_ignored(SIGINT))
+    handle(SIGINT, on_interrupt, 0);
+  if (!is_ignored(SIGUSR1))
+    handle(SIGUSR1, on_look, SA_RESTART);
   /* A handler that does nothing is as good as SIG_IGN (writes give EPIPE),
    * and unlike that it is not inherited by the programs we start. */
-  handle(SIGPIPE, on_pipe);
+  handle(SIGPIPE, on_pipe, 0);
 }
 
 /* -- The command line ------------------------------------------------------ */
@@ -446,6 +464,7 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
   options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT;
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
+  options.deadlock = 1;
   options.log = on_log;
   if (!h->no_environment)
     return peri_new(runtime, &options);

@@ -151,6 +151,16 @@ function Loop:set_debug(on) end
 ---@return boolean
 function Loop:get_debug() end
 
+---Has `peri.tasks` tell the age, the steps and the CPU time of the loop's tasks.
+---A step costs about a microsecond more then; debug mode has it on. Tasks that
+---are there already count from now on, and have no age.
+---@param on boolean
+function Loop:set_accounting(on) end
+
+---Tells whether the accounts are kept, be it in debug mode.
+---@return boolean
+function Loop:get_accounting() end
+
 ---A call that is to come.
 ---
 ---Python: `asyncio.Handle`, `asyncio.TimerHandle`.
