@@ -174,6 +174,9 @@ static void preload(lua_State *L, peri_runtime *rt)
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, load_core, 1);
   lua_setfield(L, -2, "perilune._core");
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, peri__yieldable_load, 1);
+  lua_setfield(L, -2, "perilune._yieldable");
   lua_pop(L, 1);
 }
 
@@ -317,6 +320,10 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   make_environment(L, rt);
   preload(L, rt);
   peri__coroutine_open(L, rt, rt->options.patch);
+  if (rt->options.patch & PERI_PATCH_REQUIRE) {
+    peri__require_push(L, rt);
+    lua_setglobal(L, "require");
+  }
   if (rt->options.patch & PERI_PATCH_EXIT)
     patch_exit(L, rt);
 }
@@ -363,14 +370,18 @@ static void close_loops(lua_State *L, peri_runtime *rt)
 static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
+  static const char *const private[] = {"perilune._core", "perilune._pool",
+                                        "perilune._yieldable"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
     for (const peri_bundled *module = peri__bundle; module->name; module++) {
       lua_pushnil(L);
       lua_setfield(L, -2, module->name);
     }
-    lua_pushnil(L);
-    lua_setfield(L, -2, "perilune._core");
+    for (size_t k = 0; k < sizeof private / sizeof *private; k++) {
+      lua_pushnil(L);
+      lua_setfield(L, -2, private[k]);
+    }
     lua_pop(L, 1);
   }
 }

@@ -56,7 +56,8 @@ static int load(lua_State *L, const char *name)
   X(perilune, "perilune")                                                      \
   X(perilune_log, "perilune.log")                                              \
   X(perilune_errors, "perilune.errors")                                        \
-  X(perilune_futures, "perilune.futures")
+  X(perilune_futures, "perilune.futures")                                      \
+  X(perilune_yieldable, "perilune.yieldable")
 
 #define X(symbol, name)                                                        \
   PERI_API int luaopen_##symbol(lua_State *L);                                 \
