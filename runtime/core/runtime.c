@@ -103,9 +103,15 @@ void peri__weak_table(lua_State *L, peri_runtime *rt, int ref, const char *mode)
 
 /* -- The Lua library, embedded ---------------------------------------------------------- */
 
+/* One loader for all modules: it is called with the name. */
 static int load_bundled(lua_State *L)
 {
-  const peri_bundled *module = lua_touserdata(L, lua_upvalueindex(2));
+  const char *name = luaL_checkstring(L, 1);
+  const peri_bundled *module = peri__bundle;
+  while (module->name != NULL && strcmp(module->name, name) != 0)
+    module++;
+  if (module->name == NULL)
+    return luaL_error(L, "module '%s' is not part of perilune", name);
   lua_pushfstring(L, "@perilune/%s.lua", module->name);
   if (luaL_loadbufferx(L, (const char *)module->code, module->size,
                        lua_tostring(L, -1), "b") != LUA_OK)
@@ -128,7 +134,8 @@ void peri__require(lua_State *L, const char *name)
     if (lua_getfield(L, -1, name) == LUA_TNIL)
       luaL_error(L, "module '%s' is not part of perilune", name);
     lua_replace(L, -2);
-    lua_call(L, 0, 1);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, name);
   }
@@ -165,12 +172,13 @@ static int load_core(lua_State *L)
 static void preload(lua_State *L, peri_runtime *rt)
 {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, load_bundled, 1);
   for (const peri_bundled *module = peri__bundle; module->name; module++) {
-    lua_pushlightuserdata(L, rt);
-    lua_pushlightuserdata(L, (void *)module);
-    lua_pushcclosure(L, load_bundled, 2);
-    lua_setfield(L, -2, module->name);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, module->name);
   }
+  lua_pop(L, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, load_core, 1);
   lua_setfield(L, -2, "perilune._core");

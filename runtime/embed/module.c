@@ -47,7 +47,8 @@ static int load(lua_State *L, const char *name)
   lua_getfield(L, -1, name);
   if (lua_isnil(L, -1))
     return luaL_error(L, "module '%s' is not part of perilune", name);
-  lua_call(L, 0, 1);
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
   return 1;
 }
 

@@ -50,7 +50,8 @@ static void without_package(void)
   CHECK_INT(PERI_OK, peri_attach(&runtime, L, NULL));
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_getfield(L, -1, "perilune.yieldable");
-  lua_call(L, 0, 1);
+  lua_pushliteral(L, "perilune.yieldable");
+  lua_call(L, 1, 1);
   lua_setglobal(L, "y");
   lua_settop(L, 0);
   CHECK_INT(PERI_OK,
