@@ -69,7 +69,7 @@ describe("yieldable.sort", function()
     assert.equal(5, turned)
   end)
 
-  it("sorts like table.sort, and keeps equal elements in their order", function()
+  it("sorts like table.sort, and keeps equal elements in their order #heavy", function()
     math.randomseed(seed)
     for round = 1, 300 do
       local n = round <= 60 and round or random(1, 400)
@@ -100,7 +100,7 @@ describe("yieldable.sort", function()
     end
   end)
 
-  it("calls the comparator no more than n log n times, whatever the order", function()
+  it("calls the comparator no more than n log n times, whatever the order #heavy", function()
     local n = 1024
     local orders = {
       function(i) return i end,
@@ -327,7 +327,7 @@ describe("yieldable.gsub", function()
       { a = "1", b = false, ab = 2, [1] = "first" }, "<%0>", "", 7, "%1%%" }
   end
 
-  it("gives and calls what string.gsub does", function()
+  it("gives and calls what string.gsub does #heavy", function()
     math.randomseed(seed)
     local matched = 0
     for _ = 1, 3000 do
