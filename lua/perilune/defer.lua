@@ -20,7 +20,7 @@ local defer = {}
 ---Python: a `finally` clause.
 ---@param fn function|table the function, or a call table
 ---@param ... any its arguments
----@return table closable
+---@return perilune.Closable closable
 function defer.defer(fn, ...)
   local deferred
   if type(fn) == "function" and select("#", ...) == 0 then

@@ -22,6 +22,7 @@ local create_future, iscancel = core.create_future, core.iscancel
 local await, is_cancelled = core.Future.await, core.Future.cancelled
 local add_done_callback = core.Future.add_done_callback
 
+---@class perilune.futures
 local futures = {}
 
 -- Waiting for threads -----------------------------------------------------------
@@ -131,6 +132,7 @@ end
 ---@param fn function
 ---@param ... table lists of arguments; a list with holes has `n`
 ---@return fun(): integer?, any
+---@async
 function Executor:map(fn, ...)
   local lists = { n = select("#", ...), ... }
   if not arguments.callable(fn) then arguments.wrong_type("map", 1, "a function", fn) end

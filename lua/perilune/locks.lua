@@ -126,7 +126,7 @@ end
 ---
 ---Python: `async with lock`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Lock.guard = guard
 
@@ -263,7 +263,7 @@ end
 
 ---Takes the lock and gives a closable that releases it. See `Lock:guard`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Condition.guard = guard
 
@@ -439,7 +439,7 @@ end
 
 ---Takes a permit and gives a closable that gives it back. See `Lock:guard`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Semaphore.guard = guard
 
@@ -574,7 +574,7 @@ local Passage <const> = setmetatable({}, { __close = function() end })
 ---
 ---Python: `async with barrier as index`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@return integer index
 ---@async
 function Barrier:guard(options)

@@ -371,7 +371,8 @@ struct peri_run_record {
   X(BASE)      /* the host's loop, or false */                                 \
   X(MAIN)      /* the host's main task */                                      \
   X(GOAL)      /* what the host's run is for */                                \
-  X(CLOSERS)   /* peri__at_close: userdata */
+  X(CLOSERS)   /* peri__at_close: userdata */                                  \
+  X(REQUIRE)   /* the require that may wait, once it was needed */
 
 enum {
 #define X(name) PERI_REF_##name,
@@ -575,6 +576,8 @@ void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
                            int idx);
 /* The trace of the error at idx is the one on top of the stack (popped). */
 void peri__trace_carry(lua_State *L, peri_runtime *rt, int idx);
+/* The error on its way has arrived: an equal one (a string) is another. */
+void peri__trace_forget(lua_State *L, peri_runtime *rt);
 /* Pushes the trace of the error at idx, or nil. */
 void peri__trace_push(lua_State *L, peri_runtime *rt, int idx);
 /* Adds a line such as "awaited by Task-1" to the trace of the error at idx. */
@@ -855,6 +858,18 @@ int peri__last_level(lua_State *co);
 /* The task that waits inside a coroutine of the script's, or NULL. */
 peri_task *peri__task_in(peri_runtime *rt, lua_State *co);
 int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co);
+int peri__xpcall(lua_State *L); /* ours for Lua's */
+/* Raises the message on top as luaL_error would, and that of want of memory,
+ * which some pcall has caught, as it is. */
+int peri__fail(lua_State *L);
+
+/* yieldable.c, sort.c, require.c: functions of Lua's library that may wait. The
+ * first one loads the private module perilune._yieldable. */
+int peri__yieldable_load(lua_State *L);
+int peri__make_sort(lua_State *L);
+void peri__require_push(lua_State *L, peri_runtime *rt);
+/* Replaces our require on top of the stack by its table of records. */
+void peri__require_records(lua_State *L);
 
 /* awaitable.c: coroutine objects, await, what may be awaited */
 void peri__awaitable_open(lua_State *L, peri_runtime *rt);

@@ -104,9 +104,15 @@ void peri__weak_table(lua_State *L, peri_runtime *rt, int ref, const char *mode)
 
 /* -- The Lua library, embedded ---------------------------------------------------------- */
 
+/* One loader for all modules: it is called with the name. */
 static int load_bundled(lua_State *L)
 {
-  const peri_bundled *module = lua_touserdata(L, lua_upvalueindex(2));
+  const char *name = luaL_checkstring(L, 1);
+  const peri_bundled *module = peri__bundle;
+  while (module->name != NULL && strcmp(module->name, name) != 0)
+    module++;
+  if (module->name == NULL)
+    return luaL_error(L, "module '%s' is not part of perilune", name);
   lua_pushfstring(L, "@perilune/%s.lua", module->name);
   if (luaL_loadbufferx(L, (const char *)module->code, module->size,
                        lua_tostring(L, -1), "b") != LUA_OK)
@@ -129,7 +135,8 @@ void peri__require(lua_State *L, const char *name)
     if (lua_getfield(L, -1, name) == LUA_TNIL)
       luaL_error(L, "module '%s' is not part of perilune", name);
     lua_replace(L, -2);
-    lua_call(L, 0, 1);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, name);
   }
@@ -166,15 +173,19 @@ static int load_core(lua_State *L)
 static void preload(lua_State *L, peri_runtime *rt)
 {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, load_bundled, 1);
   for (const peri_bundled *module = peri__bundle; module->name; module++) {
-    lua_pushlightuserdata(L, rt);
-    lua_pushlightuserdata(L, (void *)module);
-    lua_pushcclosure(L, load_bundled, 2);
-    lua_setfield(L, -2, module->name);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, module->name);
   }
+  lua_pop(L, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, load_core, 1);
   lua_setfield(L, -2, "perilune._core");
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, peri__yieldable_load, 1);
+  lua_setfield(L, -2, "perilune._yieldable");
   lua_pop(L, 1);
 }
 
@@ -319,6 +330,10 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   make_environment(L, rt);
   preload(L, rt);
   peri__coroutine_open(L, rt, rt->options.patch);
+  if (rt->options.patch & PERI_PATCH_REQUIRE) {
+    peri__require_push(L, rt);
+    lua_setglobal(L, "require");
+  }
   if (rt->options.patch & PERI_PATCH_EXIT)
     patch_exit(L, rt);
 }
@@ -374,14 +389,18 @@ static void close_loops(lua_State *L, peri_runtime *rt)
 static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
+  static const char *const private[] = {"perilune._core", "perilune._pool",
+                                        "perilune._yieldable"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
     for (const peri_bundled *module = peri__bundle; module->name; module++) {
       lua_pushnil(L);
       lua_setfield(L, -2, module->name);
     }
-    lua_pushnil(L);
-    lua_setfield(L, -2, "perilune._core");
+    for (size_t k = 0; k < sizeof private / sizeof *private; k++) {
+      lua_pushnil(L);
+      lua_setfield(L, -2, private[k]);
+    }
     lua_pop(L, 1);
   }
 }

@@ -297,6 +297,12 @@ void peri__trace_carry(lua_State *L, peri_runtime *rt, int idx)
   rt->carrier = carrier(rt);
 }
 
+void peri__trace_forget(lua_State *L, peri_runtime *rt)
+{
+  lua_pushboolean(L, false);
+  peri__set_ref(L, rt, PERI_REF_TRACE_ERROR);
+}
+
 /* Pushes a new trace, which becomes the error's. */
 static void push_new(lua_State *L, peri_runtime *rt, int idx)
 {

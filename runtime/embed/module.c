@@ -48,7 +48,8 @@ static int load(lua_State *L, const char *name)
   lua_getfield(L, -1, name);
   if (lua_isnil(L, -1))
     return luaL_error(L, "module '%s' is not part of perilune", name);
-  lua_call(L, 0, 1);
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
   return 1;
 }
 
@@ -57,7 +58,8 @@ static int load(lua_State *L, const char *name)
   X(perilune, "perilune")                                                      \
   X(perilune_log, "perilune.log")                                              \
   X(perilune_errors, "perilune.errors")                                        \
-  X(perilune_futures, "perilune.futures")
+  X(perilune_futures, "perilune.futures")                                      \
+  X(perilune_yieldable, "perilune.yieldable")
 
 #define X(symbol, name)                                                        \
   PERI_API int luaopen_##symbol(lua_State *L);                                 \

@@ -332,7 +332,7 @@ static char *copy_path(lua_State *L, const char *name)
 static void fill_options(const peri_runtime *rt, peri_options *options)
 {
   peri_options_init(options);
-  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT;
+  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
   options->memory_limit = rt->options.memory_limit;
   options->debug = rt->options.debug;
   options->deadlock = rt->options.deadlock;

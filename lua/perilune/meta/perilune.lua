@@ -6,6 +6,10 @@
 ---@class perilune
 local perilune = {}
 
+---What is held by a `<close>` variable, and does its work when that goes out of
+---scope.
+---@class perilune.Closable
+
 ---Makes a task of a function, which starts in the next round of the running
 ---loop; or of a coroutine object, or of a call table `{fn, a, b, n=, name=,
 ---context=, eager=}`.
@@ -152,7 +156,7 @@ function perilune.Clock(options) end
 ---
 ---Raises RuntimeError outside of tasks.
 ---@param clock perilune.Clock
----@return table closable
+---@return perilune.Closable closable
 function perilune.use_clock(clock) end
 
 -- What Lua does.
