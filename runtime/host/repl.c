@@ -597,7 +597,8 @@ static void push_module(lua_State *L, const char *name)
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_getfield(L, -1, name);
   lua_remove(L, -2);
-  lua_call(L, 0, 1);
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
 }
 
 int repl_push(lua_State *L, bool ignore_environment)
