@@ -13,10 +13,8 @@ local function read_doc(lines)
     if not tag then
       doc.text = doc.text .. line:sub(4) .. "\n"
     elseif tag == "class" then
-      local parents
-      doc.class, parents = rest:match "^([%w_.]+):?%s*(.*)$"
-      doc.parents = {}
-      for parent in parents:gmatch "[%w_.]+" do table.insert(doc.parents, parent) end
+      doc.class, doc.parents = rest:match "^[%w_.]+", {}
+      for parent in (rest:match "^[%w_.]+:%s*(.*)$" or ""):gmatch "[%w_.]+" do table.insert(doc.parents, parent) end
     elseif tag == "param" then
       local name, optional, text = rest:match "^([%w_.]+)(%??)%s+(.*)$"
       table.insert(doc.params, { name = name, optional = optional == "?", text = text })
