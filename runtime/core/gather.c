@@ -359,7 +359,7 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_createtable(L, (int)n, 1); /* at 5 */
   peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_slot));
   gather->slot = (peri_slot *)(gather + 1);
-  peri__coroutines_reserve(L, loop, gather->children, largest + LUA_MINSTACK);
+  peri__coroutines_reserve(L, loop, gather->children, largest + 4);
   luaL_checkstack(L, largest + LUA_MINSTACK, NULL);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);

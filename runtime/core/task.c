@@ -82,7 +82,9 @@ void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
     lua_State *co = new_coroutine(L, loop, &anchor);
     loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
   }
-  for (uint32_t i = 1; values > LUA_MINSTACK && i <= n; i++)
+  if (values <= LUA_MINSTACK) /* which every coroutine has room for */
+    return;
+  for (uint32_t i = 1; i <= n; i++)
     if (!lua_checkstack(loop->pool[(uint32_t)loop->pooled - i].co, values))
       luaL_error(L, "too many arguments for a task");
 }
@@ -388,7 +390,8 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_setiuservalue(L, -2, PERI_UV_LOOP);
   task->co = take_coroutine(L, loop, fn, &task->anchor);
   lua_State *co = task->co;
-  if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
+  if (peri_unlikely(nargs + 8 > LUA_MINSTACK) &&
+      !lua_checkstack(co, nargs + 8)) {
     peri__unanchor(L, loop, task->anchor);
     luaL_error(L, "too many arguments for a task");
   }
