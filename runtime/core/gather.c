@@ -134,6 +134,7 @@ static void child_done(lua_State *L, peri_runtime *rt, int idx,
   if (gather->finished == gather->nodes && gather->anchor != LUA_NOREF) {
     peri__unanchor(L, gather->future.loop, gather->anchor);
     gather->anchor = LUA_NOREF;
+    peri__slots_free(gather);
   }
 }
 
@@ -206,7 +207,8 @@ void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
   peri_gather *gather = (peri_gather *)peri__to_future(L, rt, idx);
   if (gather == NULL || gather->future.kind != PERI_KIND_GATHER)
     return;
-  for (uint32_t i = 0; i < gather->nodes; i++) {
+  bool any = gather->slot != NULL || gather->node != NULL;
+  for (uint32_t i = 0; any && i < gather->nodes; i++) {
     peri_slot *slot = gather->slot != NULL ? &gather->slot[i] : NULL;
     if (slot != NULL && !(slot->task.flags & PERI_T_MOVED))
       continue;
@@ -214,6 +216,7 @@ void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
     if (peri__node_listed(&child->node))
       peri__node_unlink(&child->node);
   }
+  peri__slots_free(gather);
   gather->anchor = LUA_NOREF;
 }
 
@@ -357,13 +360,16 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
                          lua_Integer n, int largest)
 {
   lua_createtable(L, (int)n, 1); /* at 5 */
-  peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_slot));
-  gather->slot = (peri_slot *)(gather + 1);
+  peri_gather *gather = gather_new(L, rt, loop, n, 0);
   peri__coroutines_reserve(L, loop, gather->children, largest + 4);
   luaL_checkstack(L, largest + LUA_MINSTACK, NULL);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
   gather->nodes = gather->children;
+  if (!peri__slots_new(gather)) {
+    peri__unanchor(L, loop, gather->anchor);
+    luaL_error(L, "not enough memory");
+  }
   peri__bare_start(L, rt, gather, 1);
 }
 
