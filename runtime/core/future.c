@@ -517,20 +517,41 @@ static void push_link(lua_State *L, peri_runtime *rt, peri_future *future)
   link->anchor = peri__anchor(L, future->loop);
 }
 
-/* future:add_done_callback(fn): fn(future) in a later trip round the loop. */
+/* Pushes the context of a callback: the one that the options at idx name, or a
+ * copy of the current one. */
+static void push_callback_context(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (lua_isnil(L, idx)) {
+    peri__push_context_copy(L, rt);
+    return;
+  }
+  if (!lua_istable(L, idx))
+    peri__arg_type_error(L, rt, idx, "table of options");
+  if (lua_getfield(L, idx, "context") == LUA_TNIL) {
+    lua_pop(L, 1);
+    peri__push_context_copy(L, rt);
+    return;
+  }
+  peri__check_context(L, rt, -1);
+}
+
+/* future:add_done_callback(fn, {context=}): fn(future) in a later trip round the
+ * loop. */
 static int l_add_done_callback(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
   peri__loop_check_open(L, rt, future->loop);
   peri__check_function(L, rt, 2);
-  lua_settop(L, 2);
+  lua_settop(L, 3);
+  push_callback_context(L, rt, 3);
+  lua_replace(L, 3);
   push_link(L, rt, future);
+  lua_insert(L, 3); /* the link at 3, the context at 4 */
   peri_link *link = lua_touserdata(L, 3);
+  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
-  peri__push_context(L, rt);
-  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   lua_getiuservalue(L, 1, PERI_UV_LOOP);
   lua_setiuservalue(L, 3, LINK_UV_LOOP);
   if (future->state == PERI_PENDING) {

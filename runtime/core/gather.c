@@ -40,6 +40,22 @@ static bool has_child(const peri_gather *gather, uint32_t i)
   return gather->slot == NULL || gather->slot[i - 1].task.flags & PERI_T_MOVED;
 }
 
+/* The cancellation that a cancelled gather ends with: the last child's, as in
+ * asyncio, so that its message gets through; or else a new one. */
+static void push_cancellation(lua_State *L, peri_runtime *rt,
+                              peri_gather *gather, int idx, int children)
+{
+  if (has_child(gather, gather->children)) {
+    lua_rawgeti(L, children, gather->children);
+    if (((peri_future *)lua_touserdata(L, -1))->state == PERI_CANCELLED) {
+      peri__future_push_error(L, rt, lua_gettop(L));
+      return;
+    }
+  }
+  lua_getiuservalue(L, idx, PERI_UV_RESULT); /* what cancel() was given */
+  peri__push_cancelled(L, rt);
+}
+
 /* All children are done: the list of their values becomes the result. */
 static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
                    int children)
@@ -47,7 +63,7 @@ static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
   if (gather->no_memory)
     luaL_error(L, "not enough memory");
   if (gather->cancel_requested) {
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
+    push_cancellation(L, rt, gather, idx, children);
     peri__future_reject(L, rt, idx);
     return;
   }
@@ -197,8 +213,14 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   lua_pop(L, 1);
   rt->cancel_depth--;
   gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
-  if (any)
+  if (any) {
     gather->cancel_requested = true;
+    if (message_idx != 0)
+      lua_pushvalue(L, message_idx);
+    else
+      lua_pushnil(L);
+    lua_setiuservalue(L, idx, PERI_UV_RESULT);
+  }
   return any;
 }
 
@@ -341,9 +363,8 @@ static int call_size(lua_State *L, peri_runtime *rt, lua_Integer i, bool mark)
 static int suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       lua_Integer n)
 {
-  bool context =
-      rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
-  if (context || loop->factory || loop->debug || loop->closed || loop->closing)
+  if (loop->factory || loop->debug || loop->closed || loop->closing ||
+      peri__has_context(L, rt))
     return 0;
   int largest = 0, size = 1;
   lua_Integer i = 1;
