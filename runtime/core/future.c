@@ -331,13 +331,24 @@ int peri__future_return(lua_State *L, peri_runtime *rt, int idx)
   return n;
 }
 
+/* Whether the future at idx ended by a cancellation: a gather fails by one. */
+static bool ended_cancelled(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_future *future = lua_touserdata(L, idx);
+  if (future->state != PERI_FAILED)
+    return future->state == PERI_CANCELLED;
+  lua_getiuservalue(L, idx, PERI_UV_RESULT);
+  bool result = peri__is_cancelled_error(L, rt, -1);
+  lua_pop(L, 1);
+  return result;
+}
+
 static int await_k(lua_State *L, int status, lua_KContext ctx)
 {
   (void)status, (void)ctx;
   peri_runtime *rt = peri__rt(L);
-  peri_future *future = lua_touserdata(L, 1);
   if (peri_unlikely(peri__unpark_cancelled(L, rt))) {
-    if (future->state != PERI_CANCELLED)
+    if (!ended_cancelled(L, rt, 1))
       return peri__raise_outcome(L, rt);
     rt->task->outcome = PERI_OUTCOME_OK;
   }

@@ -38,6 +38,15 @@ describe("a cancellation's message", function()
     end
   end)
 
+  it("is the gather's when the task is cancelled again before that is done", function()
+    local task = peri.create_task(function() peri.gather(peri.Future()):await() end)
+    peri.sleep(0)
+    task:cancel "first"
+    peri.sleep(0)
+    task:cancel "second"
+    assert.equal("first", message_of(task))
+  end)
+
   it("gets through a gather whose last child swallows it", function()
     local task = peri.create_task(function()
       peri.gather(peri.Future(), function() pcall(peri.sleep, 10) end):await()
