@@ -8,9 +8,10 @@
  * watches non-blocking, and that would hold for everybody who has the terminal
  * open, the shell included.
  *
- * Whatever ends the process, the terminal gets its modes back: the editor does
- * so at the end of a line, close() at the end of the session, and the handlers
- * below where a signal ends or stops the process in the middle of a line.
+ * The editor needs other modes of the terminal while a line is typed. Whatever
+ * happens then, it gets back those that it had before: set_shown does it at the
+ * end of a line or of the session, the handlers below where a signal ends or
+ * stops the process.
  */
 #include "repl.h"
 
@@ -51,11 +52,12 @@ typedef struct terminal {
 
 /* -- Signals ------------------------------------------------------------------- */
 
-/* A handler gets no argument. */
+/* A handler gets no argument. The modes are those before the line that is
+ * being edited. */
 static terminal *volatile session;
 static uv_thread_t session_thread;
 static volatile sig_atomic_t is_raw;
-static struct termios original;
+static struct termios modes;
 
 static const int ending[] = {SIGTERM, SIGHUP, SIGQUIT};
 enum { ENDING = sizeof ending / sizeof *ending };
@@ -65,10 +67,11 @@ bool repl_runs(void)
   return session != NULL;
 }
 
+/* Not from the background: that would stop the process instead. */
 void repl_restore(void)
 {
-  if (is_raw)
-    tcsetattr(STDIN_FILENO, TCSANOW, &original);
+  if (is_raw && tcgetpgrp(STDIN_FILENO) == getpgrp())
+    tcsetattr(STDIN_FILENO, TCSANOW, &modes);
 }
 
 static void set_handler(int number, void (*handler)(int), int flags)
@@ -159,8 +162,23 @@ static bool can_edit(const terminal *t)
 static void open_editor(terminal *t, bool ignore_environment)
 {
   const char *name = ignore_environment ? NULL : getenv("PERILUNE_LIBEDIT");
-  if (can_edit(t) && !(name && !*name))
-    t->editor = editor_open(name);
+  if (!can_edit(t) || (name && !*name) || tcgetattr(STDIN_FILENO, &modes) != 0)
+    return;
+  t->editor = editor_open(name);
+  tcsetattr(STDIN_FILENO, TCSADRAIN, &modes); /* libedit has its own idea */
+}
+
+/* A line begins to be read, or has ended in one way or another. */
+static void set_shown(terminal *t, bool shown)
+{
+  if (shown && t->editor)
+    is_raw = tcgetattr(STDIN_FILENO, &modes) == 0;
+  t->shown = shown;
+  t->hidden = false;
+  if (!shown && is_raw) {
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &modes);
+    is_raw = 0;
+  }
 }
 
 /* Idempotent: __gc, __close. */
@@ -170,13 +188,10 @@ static void close_terminal(terminal *t)
     session = NULL;
     release_signals();
   }
-  if (t->editor) {
+  if (t->editor)
     editor_close(t->editor);
-    tcsetattr(STDIN_FILENO, TCSADRAIN, &original);
-  }
-  is_raw = 0;
   t->editor = NULL;
-  t->shown = false;
+  set_shown(t, false);
   if (t->watch >= 0)
     close(t->watch);
   t->watch = -1;
@@ -256,13 +271,6 @@ static editor_event feed_plain(terminal *t)
 }
 
 /* -- Reading --------------------------------------------------------------------------- */
-
-static void set_shown(terminal *t, bool shown)
-{
-  t->shown = shown;
-  t->hidden = false;
-  is_raw = shown && t->editor != NULL;
-}
 
 /* -> event, and its text */
 static int push_event(lua_State *L, terminal *t, editor_event event)
@@ -582,8 +590,7 @@ static void push_terminal(lua_State *L, bool ignore_environment)
   int code = open_watch(t);
   if (code != 0)
     luaL_error(L, "cannot watch standard input: %s", strerror(code));
-  t->on_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) &&
-                   tcgetattr(STDIN_FILENO, &original) == 0;
+  t->on_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
   open_editor(t, ignore_environment);
   if (t->editor)
     t->history = history_path(!ignore_environment);
