@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
@@ -56,7 +57,8 @@ typedef struct terminal {
  * being edited. */
 static terminal *volatile session;
 static uv_thread_t session_thread;
-static volatile sig_atomic_t is_raw;
+static volatile sig_atomic_t is_raw, was_resized, was_continued;
+static volatile int wake = -1; /* an eventfd: a handler has something to tell */
 static struct termios modes;
 
 static const int ending[] = {SIGTERM, SIGHUP, SIGQUIT};
@@ -114,6 +116,18 @@ static void on_stop(int number)
   errno = saved;
 }
 
+/* What on_change has noted is done by notice_changes. */
+static void on_change(int number)
+{
+  int saved = errno;
+  uint64_t one = 1;
+  *(number == SIGWINCH ? &was_resized : &was_continued) = 1;
+  if (write(wake, &one, sizeof one) < 0) {
+    /* it is full, so somebody will look */
+  }
+  errno = saved;
+}
+
 static void replace_handler(int number, void (*from)(int), void (*to)(int))
 {
   struct sigaction now;
@@ -127,6 +141,8 @@ static void catch_signals(void)
   for (int i = 0; i < ENDING; i++)
     replace_handler(ending[i], SIG_DFL, on_end);
   replace_handler(SIGTSTP, SIG_DFL, on_stop);
+  replace_handler(SIGWINCH, SIG_DFL, on_change);
+  replace_handler(SIGCONT, SIG_DFL, on_change);
 }
 
 static void release_signals(void)
@@ -134,17 +150,22 @@ static void release_signals(void)
   for (int i = 0; i < ENDING; i++)
     replace_handler(ending[i], on_end, SIG_DFL);
   replace_handler(SIGTSTP, on_stop, SIG_DFL);
+  replace_handler(SIGWINCH, on_change, SIG_DFL);
+  replace_handler(SIGCONT, on_change, SIG_DFL);
 }
 
 /* -- Opening and closing --------------------------------------------------------- */
 
-/* A descriptor that is readable when standard input is, once that is added. */
+/* A descriptor that is readable when standard input is, once that is added, or
+ * when a signal handler says so. */
 static int open_watch(terminal *t)
 {
-  t->watch = epoll_create1(EPOLL_CLOEXEC);
-  if (t->watch < 0)
-    return errno;
   struct epoll_event event = {.events = EPOLLIN};
+  t->watch = epoll_create1(EPOLL_CLOEXEC);
+  wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (t->watch < 0 || wake < 0 ||
+      epoll_ctl(t->watch, EPOLL_CTL_ADD, wake, &event) != 0)
+    return errno;
   if (epoll_ctl(t->watch, EPOLL_CTL_ADD, STDIN_FILENO, &event) != 0)
     t->never_waits = true; /* a file, or closed */
   else
@@ -188,6 +209,9 @@ static void close_terminal(terminal *t)
     session = NULL;
     release_signals();
   }
+  if (wake >= 0)
+    close(wake);
+  wake = -1;
   if (t->editor)
     editor_close(t->editor);
   t->editor = NULL;
@@ -309,12 +333,40 @@ static void bring_back(terminal *t)
     show_prompt(t);
 }
 
+static void forget_changes(void)
+{
+  uint64_t count;
+  if (read(wake, &count, sizeof count) < 0) {
+    /* there were none */
+  }
+  was_resized = was_continued = 0;
+}
+
+/* The screen has another size, or the process was stopped and goes on: then the
+ * shell has written to it. */
+static void notice_changes(terminal *t)
+{
+  bool resized = was_resized, continued = was_continued;
+  if (!resized && !continued)
+    return;
+  forget_changes();
+  if (!t->editor)
+    return;
+  if (continued) {
+    fputs("\r\033[J", stdout);
+    editor_show(t->editor);
+  }
+  if (resized)
+    editor_resize(t->editor);
+}
+
 /* terminal:begin(prompt) */
 static int l_begin(lua_State *L)
 {
   terminal *t = check_terminal(L);
   const char *prompt = luaL_checkstring(L, 2);
   fflush(stdout);
+  forget_changes();
   set_shown(t, true);
   return push_event(L, t,
                     t->editor ? editor_begin(t->editor, prompt)
@@ -326,6 +378,7 @@ static int l_feed(lua_State *L)
 {
   terminal *t = check_terminal(L);
   bring_back(t);
+  notice_changes(t);
   return push_event(L, t, t->editor ? editor_feed(t->editor) : feed_plain(t));
 }
 
@@ -412,25 +465,6 @@ void repl_make_room(void)
 static int l_make_room(lua_State *L)
 {
   make_room(check_terminal(L), lua_toboolean(L, 2));
-  return 0;
-}
-
-/* terminal:resize() */
-static int l_resize(lua_State *L)
-{
-  terminal *t = check_terminal(L);
-  if (t->editor && t->shown && !t->hidden)
-    editor_resize(t->editor);
-  return 0;
-}
-
-/* terminal:refresh(): the process was stopped, and goes on */
-static int l_refresh(lua_State *L)
-{
-  terminal *t = check_terminal(L);
-  if (t->editor && t->shown)
-    editor_show(t->editor);
-  t->hidden = false;
   return 0;
 }
 
@@ -562,10 +596,8 @@ static const luaL_Reg methods[] = {{"abort", l_abort},
                                    {"metatable", l_metatable},
                                    {"newline", l_newline},
                                    {"read_history", l_read_history},
-                                   {"refresh", l_refresh},
                                    {"remember", l_remember},
                                    {"replace_history", l_replace_history},
-                                   {"resize", l_resize},
                                    {"say", l_say},
                                    {"watch", l_watch},
                                    {"width", l_width},

@@ -133,6 +133,16 @@ describe("a line", function()
     }
   end)
 
+  it("may use a virtual clock, and may wait for ever", function()
+    session {
+      perilune,
+      line "do local _ <close> = peri.use_clock(peri.Clock { kind = 'virtual' }) return peri.sleep(1e6, 'jumped') end",
+      expect "\r\njumped", line "print 'waits' peri.Future():await()", expect "\r\nwaits", send(CTRL_C),
+      expect "interrupted", line "peri.run(function() peri.Future():await() end)", expect "DeadlockError: ",
+      line "'goes on'", expect "\r\ngoes on",
+    }
+  end)
+
   it("that is being typed comes again after what a background task prints", function()
     local out = session {
       perilune,
@@ -369,6 +379,14 @@ describe("the terminal", function()
     session {
       prompt, pty.raw, send "'typed'", expect "'typed'", pty.signal(SIGSTOP), pty.stopped "raw", pty.resume,
       expect "> 'typed'", send "\n", expect "\r\ntyped",
+    }
+  end)
+
+  it("leaves the script's signal handlers alone", function()
+    session {
+      perilune, line "peri.get_running_loop():add_signal_handler('SIGCONT', print, 'continued')",
+      line "'next'", expect "\r\nnext", prompt, pty.raw, send "\26", pty.stopped "original", pty.resume,
+      expect "continued\r\n", send "'typed'\n", expect "\r\ntyped",
     }
   end)
 
