@@ -51,8 +51,8 @@ function Loop:time() end
 
 ---Has a function called in the next round, in the context of this call.
 ---
----Raises RuntimeError if the loop is closed, or in debug mode if another thread
----calls.
+---Raises RuntimeError if the loop is closed; in debug mode also if another thread
+---calls than the one on which the loop runs.
 ---@param fn function
 ---@param ... any its arguments
 ---@return perilune.Handle
@@ -106,7 +106,8 @@ function Loop:set_exception_handler(handler) end
 function Loop:get_exception_handler() end
 
 ---Reports an error: `message`, and if need be `exception`, `future`, `task` and
----whatever else helps.
+---whatever else helps. The runtime's own reports have in debug mode, as
+---`source_traceback`, the stack that made what they are about.
 ---@param context table
 function Loop:call_exception_handler(context) end
 
@@ -144,10 +145,18 @@ function Loop:add_writer(fd, fn, ...) end
 ---@return boolean removed false if there was none
 function Loop:remove_writer(fd) end
 
----Turns debug mode on or off.
+---Turns debug mode on or off, for what is made from now on. It is on at first if
+---the program or the host said so (`--debug`, PERILUNE_DEBUG=1).
+---
+---It logs what was never awaited or closed, slow callbacks and steps, swallowed
+---cancellations and, at level DEBUG, how long each poll took; shows where tasks
+---were made; and makes calls from other threads RuntimeErrors.
+---
+---Python: `loop.set_debug`.
 ---@param on boolean
 function Loop:set_debug(on) end
 
+---Tells whether debug mode is on.
 ---@return boolean
 function Loop:get_debug() end
 
