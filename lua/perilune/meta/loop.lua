@@ -146,7 +146,8 @@ function Loop:set_exception_handler(handler) end
 function Loop:get_exception_handler() end
 
 ---Reports an error: `message`, and if need be `exception`, `future`, `task` and
----whatever else helps.
+---whatever else helps. The runtime's own reports have in debug mode, as
+---`source_traceback`, the stack that made what they are about.
 ---
 ---Raises TypeError for what is no table.
 ---
