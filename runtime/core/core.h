@@ -687,6 +687,8 @@ const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx);
 void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
+/* A child has become done: its callback, this node, is due in the next round. */
+void peri__child_ended(peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 

@@ -143,9 +143,13 @@ static void schedule(lua_State *L, peri_future *future, int idx)
   if (future->flags & PERI_F_LINKS)
     anchor_links(L, future, idx);
   peri_list *node = future->callbacks.next;
-  for (; node != &future->callbacks; node = node->next)
-    if (((peri_node *)node)->kind == PERI_NODE_TASK)
+  for (; node != &future->callbacks; node = node->next) {
+    uint8_t kind = ((peri_node *)node)->kind;
+    if (kind == PERI_NODE_TASK)
       peri__node_task((peri_node *)node)->wait = PERI_WAIT_WOKEN;
+    else if (kind == PERI_NODE_CHILD)
+      peri__child_ended((peri_node *)node);
+  }
   peri__list_splice(&future->loop->ready, &future->callbacks);
 }
 

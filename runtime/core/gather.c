@@ -154,6 +154,11 @@ static void child_done(lua_State *L, peri_runtime *rt, int idx,
   }
 }
 
+void peri__child_ended(peri_node *node)
+{
+  ((peri_child *)node)->gather->ended++;
+}
+
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
 {
   peri_child *child = (peri_child *)node;

@@ -64,13 +64,6 @@ static void read_pages(long *addresses, long *resident)
   fclose(file);
 }
 
-static long long resident(void)
-{
-  long addresses, pages;
-  read_pages(&addresses, &pages);
-  return (long long)pages * sysconf(_SC_PAGESIZE);
-}
-
 /* -- Blocks ---------------------------------------------------------------- */
 
 typedef struct thing {
@@ -220,6 +213,13 @@ static void limit(void)
 }
 
 #if !PERILUNE_PLAIN_HEAP
+
+static long long resident(void)
+{
+  long addresses, pages;
+  read_pages(&addresses, &pages);
+  return (long long)pages * sysconf(_SC_PAGESIZE);
+}
 
 /* -- What the system gets back --------------------------------------------- */
 
