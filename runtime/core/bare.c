@@ -108,10 +108,26 @@ peri_task *peri__bare_find(peri_future *future, uint64_t id)
   return peri__task_now(&gather->slot[place].task);
 }
 
+/* Whether all children have ended. Those that have become ordinary tasks are
+ * looked at only when there are no bare ones any more. */
+static bool all_ended(const peri_gather *gather)
+{
+  if (gather->ended + gather->promoted < gather->children)
+    return false;
+  for (uint32_t i = 0; gather->promoted > 0 && i < gather->children; i++) {
+    peri_task *task = &gather->slot[i].task;
+    if (task->flags & PERI_T_MOVED &&
+        peri__task_now(task)->future.state == PERI_PENDING)
+      return false;
+  }
+  return true;
+}
+
 /* The task has ended; the gather concludes a trip after the last of them. */
 static void count(peri_gather *gather, peri_task *task)
 {
-  if (++gather->ended < gather->children) {
+  gather->ended++;
+  if (!all_ended(gather)) {
     gather->finished++;
     return;
   }
@@ -218,4 +234,5 @@ void peri__task_promote(lua_State *L, peri_runtime *rt, peri_task *task)
   child->index = slot->index;
   child->node.kind = PERI_NODE_CHILD;
   peri__list_push(&moved->future.callbacks, &child->node);
+  gather->promoted++;
 }

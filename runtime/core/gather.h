@@ -35,7 +35,8 @@ struct peri_gather {
   uint32_t children; /* as many as were given */
   uint32_t nodes;    /* one for each that differs */
   uint32_t finished; /* whose callbacks have run, or need not */
-  uint32_t ended;    /* of the slots */
+  uint32_t ended;    /* as bare tasks */
+  uint32_t promoted; /* bare tasks that have become ordinary ones */
   bool return_exceptions, cancel_requested, no_memory;
   peri_slot *slot;  /* children that are bare tasks, until all have ended;
                        memory of its own, so that no garbage is left of it */
