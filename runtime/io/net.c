@@ -7,13 +7,15 @@
 /* -- Errors --------------------------------------------------------------------- */
 
 void peri__push_os(lua_State *L, peri_runtime *rt, const char *syscall,
-                   int code, const char *field, const char *name)
+                   int code, const char *text, const char *field,
+                   const char *name)
 {
+  if (text == NULL)
+    text = uv_strerror(code);
   if (name != NULL)
-    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s (%s)", syscall,
-                     uv_strerror(code), name);
+    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s (%s)", syscall, text, name);
   else
-    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, uv_strerror(code));
+    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, text);
   lua_pushstring(L, uv_err_name(code));
   lua_setfield(L, -2, "code");
   lua_pushinteger(L, -code);
@@ -31,7 +33,7 @@ int peri__throw_os(lua_State *L, peri_runtime *rt, const char *syscall,
 {
   if (code == UV_ENOMEM)
     return luaL_error(L, "not enough memory");
-  peri__push_os(L, rt, syscall, code, field, name);
+  peri__push_os(L, rt, syscall, code, NULL, field, name);
   return lua_error(L);
 }
 
