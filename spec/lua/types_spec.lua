@@ -64,7 +64,7 @@ local classes = {
 }
 
 -- What is described as a class, but is none; and what scripts do not see.
-local shapes = { Awaitable = true, Closable = true, TaskOptions = true, RunnerOptions = true, TaskSnapshot = true }
+local shapes = { Awaitable = true, Closable = true, TaskOptions = true, RunnerOptions = true, TaskSnapshot = true, ServerSocket = true }
 local private = { Session = true, ["completion.World"] = true }
 
 local function methods_of(class)
