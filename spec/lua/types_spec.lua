@@ -64,7 +64,10 @@ local classes = {
 }
 
 -- What is described as a class, but is none; and what scripts do not see.
-local shapes = { Awaitable = true, Closable = true, TaskOptions = true, RunnerOptions = true, TaskSnapshot = true, ServerSocket = true }
+local shapes = {
+  Awaitable = true, Closable = true, RunnerOptions = true, ServerSocket = true, TaskOptions = true,
+  TaskSnapshot = true,
+}
 local private = { Session = true, ["completion.World"] = true }
 
 local function methods_of(class)
