@@ -81,6 +81,7 @@ function Crew:report(future)
     message = ("a task failed while %s was cancelling it"):format(self.what),
     exception = err,
     future = future,
+    source_traceback = core.source_traceback(future),
   }
 end
 
@@ -333,7 +334,7 @@ local as_completed_options <const> = { timeout = true }
 ---@return fun(): perilune.Future?
 ---@return table state
 ---@return nil
----@return table closable
+---@return perilune.Closable closable
 ---@async
 function combinators.as_completed(list, options)
   local n = check_list("as_completed", 1, list)

@@ -1,4 +1,5 @@
 --- `finally`, told in Lua: `local _ <close> = peri.defer(fn)`.
+local core = require "perilune._core"
 local arguments = require "perilune.arguments"
 
 local select, setmetatable, unpack = select, setmetatable, table.unpack
@@ -6,6 +7,7 @@ local select, setmetatable, unpack = select, setmetatable, table.unpack
 local Deferred = { __name = "Deferred" }
 
 function Deferred:__close(err) -- luacheck: no unused args
+  if self.sentry then core.release(self.sentry) end
   self.fn(unpack(self, 1, self.n))
 end
 
@@ -18,13 +20,16 @@ local defer = {}
 ---Python: a `finally` clause.
 ---@param fn function|table the function, or a call table
 ---@param ... any its arguments
----@return table closable
+---@return perilune.Closable closable
 function defer.defer(fn, ...)
+  local deferred
   if type(fn) == "function" and select("#", ...) == 0 then
-    return setmetatable({ fn = fn, n = 0 }, Deferred)
+    deferred = { fn = fn, n = 0 }
+  else
+    deferred = table.pack(select(2, arguments.call("defer", 1, fn, ...)))
+    deferred.fn = arguments.call("defer", 1, fn)
   end
-  local deferred = table.pack(select(2, arguments.call("defer", 1, fn, ...)))
-  deferred.fn = arguments.call("defer", 1, fn)
+  if core.debugging then deferred.sentry = core.watch "deferred call" end
   return setmetatable(deferred, Deferred)
 end
 

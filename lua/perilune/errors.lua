@@ -109,14 +109,6 @@ extend = function(class, name)
   return define(name, class)
 end
 
----What every error of the runtime is.
----@class perilune.BaseError
----@field message string what went wrong, "" if nothing was said
----@field cause any the error that led to this one
----@field traceback string? the stacks it passed, innermost first
----@operator concat(any): string
----@overload fun(message?: any, fields?: table): perilune.BaseError
-
 ---The class with a name, or nil.
 ---@param name string
 function errors.find(name) return by_name[name] end
@@ -125,40 +117,195 @@ function errors.find(name) return by_name[name] end
 ---@param class table
 function errors.parent(class) return parents[class] end
 
-local BaseError = define("BaseError")
-local Error = define("Error", BaseError)
-local RuntimeError = define("RuntimeError", Error)
-local LookupError = define("LookupError", Error)
-local OSError = define("OSError", Error)
-local EOFError = define("EOFError", Error)
-local BrokenExecutor = define("BrokenExecutor", RuntimeError)
-local ExceptionGroup = define("ExceptionGroup", Error)
+-- The classes, each after its parents.
 
-errors.BaseError, errors.Error = BaseError, Error
-errors.CancelledError = define("CancelledError", BaseError)
-errors.TimeoutError = define("TimeoutError", Error, OSError)
-errors.InvalidStateError = define("InvalidStateError", Error)
-errors.ValueError = define("ValueError", Error)
-errors.TypeError = define("TypeError", Error)
-errors.LookupError = LookupError
-errors.IndexError = define("IndexError", LookupError)
-errors.NotImplementedError = define("NotImplementedError", Error)
-errors.QueueEmpty = define("QueueEmpty", Error)
-errors.QueueFull = define("QueueFull", Error)
-errors.QueueShutDown = define("QueueShutDown", Error)
-errors.ExceptionGroup = ExceptionGroup
-errors.RuntimeError = RuntimeError
-errors.BrokenBarrierError = define("BrokenBarrierError", RuntimeError)
-errors.DeadlockError = define("DeadlockError", RuntimeError)
-errors.BrokenExecutor = BrokenExecutor
-errors.BrokenThreadPool = define("BrokenThreadPool", BrokenExecutor)
-errors.BrokenProcessPool = define("BrokenProcessPool", BrokenExecutor)
-errors.EOFError = EOFError
-errors.IncompleteReadError = define("IncompleteReadError", EOFError)
-errors.LimitOverrunError = define("LimitOverrunError", Error)
-errors.OSError = OSError
+---What every error of the runtime is. A class is called to make an error of it:
+---`peri.ValueError("no such port", { port = 0 })`. `Class:is(value)` tells whether a
+---value, whatever it is, is an error of the class or of one that extends it.
+---`Class:extend "MyError"` makes such a class, known by that name in other states
+---too; it raises ValueError if there is one, or if it is no name. `tostring` tells an
+---error as "ClassName: message", and `..` joins it to strings.
+---@class perilune.BaseError
+---@field message any what went wrong, "" if nothing was said
+---@field cause any the error that led to this one
+---@field traceback string? the stacks it passed, innermost first
+---@field is fun(self: perilune.BaseError, value: any): boolean whether a value is such an error
+---@field extend fun(self: perilune.BaseError, name: string): perilune.BaseError makes a class
+---@operator concat(any): string
+---@overload fun(message?: any, fields?: table): perilune.BaseError
+errors.BaseError = define("BaseError")
+
+---Raised at the wait of a task that is cancelled.
+---
+---Python: `asyncio.CancelledError`.
+---@class perilune.CancelledError: perilune.BaseError
+---@overload fun(message?: any, fields?: table): perilune.CancelledError
+errors.CancelledError = define("CancelledError", errors.BaseError)
+
+---What all errors are but for cancellations.
+---
+---Python: `Exception`.
+---@class perilune.Error: perilune.BaseError
+---@overload fun(message?: any, fields?: table): perilune.Error
+errors.Error = define("Error", errors.BaseError)
+
+---A future is not, or already, done.
+---
+---Python: `asyncio.InvalidStateError`.
+---@class perilune.InvalidStateError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.InvalidStateError
+errors.InvalidStateError = define("InvalidStateError", errors.Error)
+
+---An argument has the right type, but a wrong value.
+---
+---Python: `ValueError`.
+---@class perilune.ValueError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.ValueError
+errors.ValueError = define("ValueError", errors.Error)
+
+---An argument has a wrong type.
+---
+---Python: `TypeError`.
+---@class perilune.TypeError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.TypeError
+errors.TypeError = define("TypeError", errors.Error)
+
+---Nothing is found under a name or at a place.
+---
+---Python: `LookupError`.
+---@class perilune.LookupError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.LookupError
+errors.LookupError = define("LookupError", errors.Error)
+
+---A place is not one of a sequence.
+---
+---Python: `IndexError`.
+---@class perilune.IndexError: perilune.LookupError
+---@overload fun(message?: any, fields?: table): perilune.IndexError
+errors.IndexError = define("IndexError", errors.LookupError)
+
+---What was asked for is not there.
+---
+---Python: `NotImplementedError`.
+---@class perilune.NotImplementedError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.NotImplementedError
+errors.NotImplementedError = define("NotImplementedError", errors.Error)
+
+---Raised by `get_nowait` of an empty queue.
+---
+---Python: `asyncio.QueueEmpty`.
+---@class perilune.QueueEmpty: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.QueueEmpty
+errors.QueueEmpty = define("QueueEmpty", errors.Error)
+
+---Raised by `put_nowait` to a full queue.
+---
+---Python: `asyncio.QueueFull`.
+---@class perilune.QueueFull: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.QueueFull
+errors.QueueFull = define("QueueFull", errors.Error)
+
+---The queue was shut down.
+---
+---Python: `asyncio.QueueShutDown`.
+---@class perilune.QueueShutDown: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.QueueShutDown
+errors.QueueShutDown = define("QueueShutDown", errors.Error)
+
+---What cannot be done here or now.
+---
+---Python: `RuntimeError`.
+---@class perilune.RuntimeError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.RuntimeError
+errors.RuntimeError = define("RuntimeError", errors.Error)
+
+---The barrier was aborted or reset.
+---
+---Python: `asyncio.BrokenBarrierError`.
+---@class perilune.BrokenBarrierError: perilune.RuntimeError
+---@overload fun(message?: any, fields?: table): perilune.BrokenBarrierError
+errors.BrokenBarrierError = define("BrokenBarrierError", errors.RuntimeError)
+
+---Nothing can happen any more: every task waits for another.
+---@class perilune.DeadlockError: perilune.RuntimeError
+---@overload fun(message?: any, fields?: table): perilune.DeadlockError
+errors.DeadlockError = define("DeadlockError", errors.RuntimeError)
+
+---An executor can do no more jobs.
+---
+---Python: `concurrent.futures.BrokenExecutor`.
+---@class perilune.BrokenExecutor: perilune.RuntimeError
+---@overload fun(message?: any, fields?: table): perilune.BrokenExecutor
+errors.BrokenExecutor = define("BrokenExecutor", errors.RuntimeError)
+
+---The initializer of a pool of threads has failed.
+---
+---Python: `concurrent.futures.thread.BrokenThreadPool`.
+---@class perilune.BrokenThreadPool: perilune.BrokenExecutor
+---@overload fun(message?: any, fields?: table): perilune.BrokenThreadPool
+errors.BrokenThreadPool = define("BrokenThreadPool", errors.BrokenExecutor)
+
+---A process of a pool has ended before its time.
+---
+---Python: `concurrent.futures.process.BrokenProcessPool`.
+---@class perilune.BrokenProcessPool: perilune.BrokenExecutor
+---@overload fun(message?: any, fields?: table): perilune.BrokenProcessPool
+errors.BrokenProcessPool = define("BrokenProcessPool", errors.BrokenExecutor)
+
+---There is nothing more to read.
+---
+---Python: `EOFError`.
+---@class perilune.EOFError: perilune.Error
+---@overload fun(message?: any, fields?: table): perilune.EOFError
+errors.EOFError = define("EOFError", errors.Error)
+
+---The end came in the middle of what was to be read.
+---
+---Python: `asyncio.IncompleteReadError`.
+---@class perilune.IncompleteReadError: perilune.EOFError
+---@field partial string what there was to read
+---@field expected integer? how many bytes were to come; nil if up to a separator
+---@overload fun(message?: any, fields?: table): perilune.IncompleteReadError
+errors.IncompleteReadError = define("IncompleteReadError", errors.EOFError)
+
+---What is looked for is not within the limit.
+---
+---Python: `asyncio.LimitOverrunError`.
+---@class perilune.LimitOverrunError: perilune.Error
+---@field consumed integer how many bytes have been looked through
+---@overload fun(message?: any, fields?: table): perilune.LimitOverrunError
+errors.LimitOverrunError = define("LimitOverrunError", errors.Error)
+
+---The system has refused something.
+---
+---Python: `OSError`.
+---@class perilune.OSError: perilune.Error
+---@field code string? "ECONNREFUSED" and the like
+---@field errno integer? its number on this system
+---@field syscall string? what was called
+---@field path string? of the file that it was about
+---@field address string? that it was about
+---@overload fun(message?: any, fields?: table): perilune.OSError
+errors.OSError = define("OSError", errors.Error)
+
+---Something takes longer than it may.
+---
+---Python: `TimeoutError`.
+---@class perilune.TimeoutError: perilune.Error, perilune.OSError
+---@overload fun(message?: any, fields?: table): perilune.TimeoutError
+errors.TimeoutError = define("TimeoutError", errors.Error, errors.OSError)
 
 -- Exception groups --------------------------------------------------------
+
+---Several errors as one, such as those of the tasks of a group. `tostring` tells
+---how many there are.
+---
+---Python: `BaseExceptionGroup`.
+---@class perilune.ExceptionGroup: perilune.Error
+---@field exceptions any[] the errors, groups among them
+---@overload fun(message?: any, fields?: table): perilune.ExceptionGroup
+local ExceptionGroup = define("ExceptionGroup", errors.Error)
+errors.ExceptionGroup = ExceptionGroup
 
 function ExceptionGroup.__tostring(group)
   local text, list = describe(group), group.exceptions

@@ -24,7 +24,9 @@ local function traceback(context)
   return nil
 end
 
-local told_apart <const> = { message = true, exception = true, traceback = true }
+local told_apart <const> = {
+  message = true, exception = true, traceback = true, source_traceback = true,
+}
 
 local function other_lines(context)
   local keys = {}
@@ -34,6 +36,15 @@ local function other_lines(context)
   table.sort(keys)
   for i, key in ipairs(keys) do keys[i] = key .. ": " .. describe(context[key]) end
   return keys
+end
+
+-- Where the object of the report was made, in debug mode; but for a task that
+-- has failed the error's own stacks tell that already.
+local function created(context, told)
+  local frames = context.source_traceback
+  frames = type(frames) == "string" and frames:match "^[^\n]*(\n.*)$"
+  if not frames or told:find(frames, 1, true) then return nil end
+  return "created at:" .. frames
 end
 
 local exceptions = {}
@@ -88,9 +99,12 @@ function exceptions.format(context)
   if message == nil or message == "" then message = "unhandled error in the event loop" end
   local lines = other_lines(context)
   table.insert(lines, 1, describe(message))
+  local told = ""
   if context.exception ~= nil then
-    lines[#lines + 1] = exceptions.tell(context.exception, traceback(context))
+    told = exceptions.tell(context.exception, traceback(context))
+    lines[#lines + 1] = told
   end
+  lines[#lines + 1] = created(context, told)
   return table.concat(lines, "\n")
 end
 

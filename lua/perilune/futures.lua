@@ -12,6 +12,7 @@ local core = require "perilune._core"
 local native = require "perilune._pool"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+local unclosed = require "perilune.unclosed"
 
 local error, getmetatable, math, pcall, select, setmetatable, type, unpack =
   error, getmetatable, math, pcall, select, setmetatable, type, table.unpack
@@ -21,6 +22,7 @@ local create_future, iscancel = core.create_future, core.iscancel
 local await, is_cancelled = core.Future.await, core.Future.cancelled
 local add_done_callback = core.Future.add_done_callback
 
+---@class perilune.futures
 local futures = {}
 
 -- Waiting for threads -----------------------------------------------------------
@@ -130,6 +132,7 @@ end
 ---@param fn function
 ---@param ... table lists of arguments; a list with holes has `n`
 ---@return fun(): integer?, any
+---@async
 function Executor:map(fn, ...)
   local lists = { n = select("#", ...), ... }
   if not arguments.callable(fn) then arguments.wrong_type("map", 1, "a function", fn) end
@@ -160,6 +163,7 @@ local shutdown_options <const> = { wait = true, cancel_futures = true }
 ---@param options? { wait: boolean?, cancel_futures: boolean? }
 function Executor:shutdown(options)
   arguments.options("shutdown", 1, options, shutdown_options)
+  unclosed.closed(self._sentry)
   self._pool:close()
   if options and options.cancel_futures then self._pool:cancel_queued() end
   if not options or options.wait ~= false then join(self._pool) end
@@ -214,7 +218,10 @@ function futures.ThreadPoolExecutor(options)
     options.max_workers or math.min(32, native.cpu_count() + 4),
     options.thread_name_prefix or "peri",
     options.initializer, unpack(initargs, 1, initargs.n or #initargs))
-  return setmetatable({ _pool = pool }, Executor)
+  return setmetatable({
+    _pool = pool,
+    _sentry = unclosed.watch "ThreadPoolExecutor",
+  }, Executor)
 end
 
 -- Loops -----------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ local function default_executor(loop)
   local executor = defaults[loop]
   if not executor then
     executor = futures.ThreadPoolExecutor()
-    defaults[loop] = executor
+    futures.set_default_executor(loop, executor)
   end
   return executor
 end
@@ -278,6 +285,7 @@ end
 ---@param executor perilune.ThreadPoolExecutor
 function futures.set_default_executor(loop, executor)
   defaults[loop] = check_executor("set_default_executor", executor)
+  unclosed.closed(executor._sentry)
 end
 
 local function warn_of_late_threads(timeout)

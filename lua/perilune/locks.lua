@@ -8,12 +8,13 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local timeouts = require "perilune.timeouts"
+local unclosed = require "perilune.unclosed"
 
 local error, getmetatable, pcall, setmetatable, type =
   error, getmetatable, pcall, setmetatable, type
 local can_wait, iscancel = core.can_wait, core.iscancel
 local line, park, wake = core.line, core.line_wait, core.line_wake
-local wake_first, is_claimed = core.line_wake_first, core.line_claimed
+local wake_first, is_claimed, take = core.line_wake_first, core.line_claimed, core.line_take
 local RuntimeError, ValueError = errors.RuntimeError, errors.ValueError
 
 local locks = {}
@@ -31,11 +32,16 @@ end
 local Guard = { __name = "Guard" }
 
 function Guard:__close(err) -- luacheck: no unused args
+  if self.sentry then unclosed.closed(self.sentry) end
   self.owner:release()
 end
 
 local function guard(self, options)
   self:acquire(options)
+  if core.debugging then -- each scope is told by itself
+    local sentry = unclosed.watch(getmetatable(self).__name .. " guard")
+    return setmetatable({ owner = self, sentry = sentry }, Guard)
+  end
   local closable = self._guard
   if not closable then
     closable = setmetatable({ owner = self }, Guard)
@@ -89,14 +95,14 @@ end
 ---@return true
 ---@async
 function Lock:acquire(options)
-  if not self._locked and not is_claimed(self._line) then
+  if not self._locked and take(self._line) then
     self._locked = true
     return true
   end
   if options == nil then
     park(self._line)
   else
-    limited("Lock.acquire", options, park, self._line)
+    limited("Lock.acquire", options, park, self._line, true)
   end
   self._locked = true
   return true
@@ -120,7 +126,7 @@ end
 ---
 ---Python: `async with lock`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Lock.guard = guard
 
@@ -257,7 +263,7 @@ end
 
 ---Takes the lock and gives a closable that releases it. See `Lock:guard`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Condition.guard = guard
 
@@ -433,7 +439,7 @@ end
 
 ---Takes a permit and gives a closable that gives it back. See `Lock:guard`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@async
 Semaphore.guard = guard
 
@@ -568,7 +574,7 @@ local Passage <const> = setmetatable({}, { __close = function() end })
 ---
 ---Python: `async with barrier as index`.
 ---@param options? { timeout: number? } seconds
----@return table closable
+---@return perilune.Closable closable
 ---@return integer index
 ---@async
 function Barrier:guard(options)

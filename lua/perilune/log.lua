@@ -7,6 +7,12 @@ local arguments = require "perilune.arguments"
 
 local select, tostring, type = select, tostring, type
 
+---@class perilune.log
+---@field DEBUG integer 10; the levels, as numbers
+---@field INFO integer 20
+---@field WARNING integer 30
+---@field ERROR integer 40
+---@field CRITICAL integer 50
 local log = {
   DEBUG = 10,
   INFO = 20,
@@ -46,6 +52,8 @@ local function level_of(name, level)
 end
 
 ---Logs nothing below a level.
+---
+---Raises TypeError and ValueError for what is no level.
 ---@param level "DEBUG"|"INFO"|"WARNING"|"ERROR"|"CRITICAL"|integer
 function log.set_level(level)
   threshold = level_of("log.set_level", level)
@@ -59,6 +67,8 @@ end
 
 ---Sends what is logged to a function; nil brings the default back: lines
 ---"LEVEL perilune: text" in the host's log, which is stderr in the program.
+---
+---Raises TypeError for what is neither a function nor nil.
 ---@param fn? fun(level: string, text: string)
 function log.set_handler(fn)
   if fn ~= nil and not arguments.callable(fn) then
@@ -69,6 +79,9 @@ end
 
 ---Sends what is logged to an object with LuaLogging's methods: `log(level,
 ---text)`, or one named after each level. Its own level counts as well as ours.
+---nil brings the default back.
+---
+---Raises TypeError for what is no object.
 ---@param logger table?
 function log.set_logger(logger)
   if logger == nil then return log.set_handler(nil) end
@@ -93,15 +106,23 @@ local function logger(level)
   end
 end
 
----Logs a message, formatted if there are arguments.
+---Logs what helps to find a fault: a message, formatted if there are arguments.
 ---@type fun(message: any, ...: any)
 log.debug = logger(log.DEBUG)
+
+---Logs what goes as it should: a message, formatted if there are arguments.
 ---@type fun(message: any, ...: any)
 log.info = logger(log.INFO)
+
+---Logs what may be a mistake: a message, formatted if there are arguments.
 ---@type fun(message: any, ...: any)
 log.warning = logger(log.WARNING)
+
+---Logs what has gone wrong: a message, formatted if there are arguments.
 ---@type fun(message: any, ...: any)
 log.error = logger(log.ERROR)
+
+---Logs what ends the program: a message, formatted if there are arguments.
 ---@type fun(message: any, ...: any)
 log.critical = logger(log.CRITICAL)
 

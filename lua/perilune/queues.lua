@@ -12,6 +12,7 @@ local new_queue, shut_down = core.queue, core.queue_shutdown
 local queues = {}
 
 -- The methods of every queue; C has the others, described in meta/queue.lua.
+---@class perilune.Queue
 local Queue = core.Queue
 
 ---`method(queue, ...)` within the time that the options allow: C calls it when

@@ -12,7 +12,9 @@ local RuntimeError = errors.RuntimeError
 local Runner = { __name = "Runner" }
 Runner.__index = Runner
 
-local runner_options <const> = { debug = true, clock = true, shutdown_grace = true }
+local runner_options <const> = {
+  debug = true, clock = true, shutdown_grace = true, deadlock = true,
+}
 
 local function new_runner(options)
   arguments.options("Runner", 1, options, runner_options)
@@ -22,6 +24,7 @@ local function new_runner(options)
     _state = "new",
     _debug = options.debug,
     _clock = options.clock,
+    _deadlock = options.deadlock,
     _grace = options.shutdown_grace,
   }, Runner)
 end
@@ -33,6 +36,7 @@ local function open(runner)
   if runner._clock then core.set_clock(loop, runner._clock) end
   core.set_event_loop(loop)
   if runner._debug ~= nil then loop:set_debug(runner._debug) end
+  if runner._deadlock ~= nil then core.set_deadlock(loop, runner._deadlock) end
   runner._loop = loop
   -- The runs share one context: what one sets the next one sees.
   runner._context = context.copy_context()
@@ -51,8 +55,9 @@ end
 ---Runs a function, or a coroutine object, as the main task of the runner's
 ---loop until it has ended, and returns what it returns.
 ---
----Raises what it raises, and RuntimeError inside a running loop, but for the
----script's top level.
+---Raises what it raises; RuntimeError inside a running loop, but for the
+---script's top level; and DeadlockError, with all tasks cancelled, if nothing
+---can happen any more.
 ---
 ---Python: `Runner.run`.
 ---@param main function|table|perilune.Coroutine the function, a call table or a coroutine object
@@ -64,9 +69,15 @@ function Runner:run(main, ...)
   return self:_run(core.await, main)
 end
 
+-- A call that the loop refuses to run was not forgotten by the script.
+local function run_call(loop, coro)
+  local _ <close> = coro
+  return loop:run_until_complete(coro)
+end
+
 function Runner:_run(fn, ...)
   open(self)
-  return self._loop:run_until_complete(core.call(self._context.run, self._context, fn, ...))
+  return run_call(self._loop, core.call(self._context.run, self._context, fn, ...))
 end
 
 -- Ending ----------------------------------------------------------------------
@@ -80,6 +91,7 @@ local function report(loop, task)
     message = "unhandled error during the shutdown of run()",
     exception = err,
     task = task,
+    source_traceback = core.source_traceback(task),
   }
 end
 
@@ -110,11 +122,15 @@ local function cancel_leftovers(loop)
   return tasks
 end
 
--- Runs in a task of the loop that ends.
-local function conclude(loop, tasks, grace)
+-- Runs in a task of the loop, as what follows does.
+local function await_end(loop, tasks, grace)
   if grace and #tasks > 0 then kill_late(tasks, grace) end
   core.gather(tasks, #tasks, true):await()
   for _, task in ipairs(tasks) do report(loop, task) end
+end
+
+local function conclude(loop, tasks, grace)
+  await_end(loop, tasks, grace)
   if loop.shutdown_default_executor then loop:shutdown_default_executor() end
 end
 
@@ -139,7 +155,7 @@ function Runner:close()
   })
   local tasks = cancel_leftovers(loop)
   if #tasks > 0 or loop.shutdown_default_executor then
-    loop:run_until_complete(core.call(conclude, loop, tasks, self._grace))
+    run_call(loop, core.call(conclude, loop, tasks, self._grace))
   end
 end
 
@@ -155,18 +171,33 @@ function runner.finish(loop)
   conclude(loop, cancel_leftovers(loop), nil)
 end
 
+---Cancels all other tasks of a loop and waits for them, in a task of the loop.
+---@param loop perilune.Loop
+---@async
+function runner.end_tasks(loop)
+  await_end(loop, cancel_leftovers(loop), nil)
+end
+
+---@class perilune.RunnerOptions
+---@field debug? boolean debug mode
+---@field clock? perilune.Clock the clock of the loop and its tasks
+---@field shutdown_grace? number seconds; tasks that take longer at the end are killed
+---@field deadlock? boolean whether a run that would block for ever raises
+---DeadlockError: in the program and the module of stock Lua unless it is false,
+---in a host if that asked for it
+
 ---Makes a runner; its loop is made when it is first needed.
 ---
----Python: `asyncio.Runner`; `clock` and `shutdown_grace` are ours.
----@param options? { debug: boolean?, clock: perilune.Clock?, shutdown_grace: number? } seconds
+---Python: `asyncio.Runner`; `clock`, `shutdown_grace` and `deadlock` are ours.
+---@param options? perilune.RunnerOptions
 ---@return perilune.Runner
 runner.Runner = new_runner
 
 ---Runs a function, or a coroutine object, as the main task of a fresh loop, and
 ---returns what it returns. What still runs then is cancelled and waited for.
 ---
----Raises what it raises, and RuntimeError inside a running loop, but for the
----script's top level.
+---Raises what it raises; RuntimeError inside a running loop, but for the
+---script's top level; and DeadlockError if nothing can happen any more.
 ---
 ---Python: `asyncio.run`.
 ---@param main function|table|perilune.Coroutine the function, a call table or a coroutine object

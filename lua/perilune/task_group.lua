@@ -65,6 +65,7 @@ local function report_late(group, task, err)
     message = "a task failed after the end of its task group",
     exception = err,
     task = task,
+    source_traceback = core.source_traceback(task),
   }
 end
 
@@ -104,7 +105,7 @@ local function new_group()
     _failed = {},
     _aborting = false,
     _parent_cancelled = false,
-    _watch = unclosed.watch(loop, "task group"),
+    _watch = unclosed.watch "task group",
   }, TaskGroup)
   function group._on_done(task) on_task_done(group, task) end
   return group
@@ -212,7 +213,7 @@ end
 function TaskGroup:__close(err)
   if self._state ~= "open" then return end
   self._state = "closing"
-  if self._watch then self._watch.closed = true end
+  if self._watch then unclosed.closed(self._watch) end
   local cancellation
   if iscancel(err) then cancellation = err end
   if err ~= nil and not self._aborting then abort(self) end

@@ -157,6 +157,7 @@ local function report_shielded(inner)
     message = "exception in shielded future",
     exception = err,
     future = inner,
+    source_traceback = core.source_traceback(inner),
   }
 end
 
@@ -238,7 +239,7 @@ end
 ---
 ---Python: `asyncio.gather`; `limit` and `on_error` are ours.
 ---@param ... any awaitables or functions, or one list of them; then options
----@return perilune.Future
+---@return perilune.Gather|perilune.Task future a task with `on_error = "cancel"`
 function tasks.gather(...)
   local list, n, options = parse(...)
   if options == nil then return core.gather(list, n, false) end
@@ -301,11 +302,7 @@ local function start_posted(loop, future, fn, ...)
   end)
 end
 
----Makes a task of a function on this loop, from anywhere: the loop starts it
----when it next runs.
----@param fn function|table|perilune.Coroutine
----@param ... any its arguments
----@return perilune.Future of the loop; to cancel it cancels the task
+-- Described in meta/loop.lua, as the loop's other methods.
 function core.Loop:run_coroutine_threadsafe(fn, ...)
   local future = create_future(self)
   self:call_soon_threadsafe(start_posted, self, future, fn, ...)

@@ -28,8 +28,9 @@ local function expire(scope)
 end
 
 local function new_scope(name)
-  local loop, task = get_running_loop(), current_task()
+  local task = current_task()
   if not task then
+    get_running_loop() -- that there is none comes first
     error(RuntimeError(name .. ": a time limit needs a task around it"))
   end
   return setmetatable({
@@ -37,7 +38,7 @@ local function new_scope(name)
     _cancelling = task:cancelling(),
     _state = "active",
     _name = name,
-    _watch = unclosed.watch(loop, "timeout scope"),
+    _watch = unclosed.watch "timeout scope",
     -- Set later; named so that the table has room for them.
     _timer = nil, -- its handle knows the deadline, unless `_when` does
     _when = nil,
@@ -100,7 +101,7 @@ function Timeout:expired()
 end
 
 function Timeout:__close(err)
-  if self._watch then self._watch.closed = true end
+  if self._watch then unclosed.closed(self._watch) end
   if self._state == "active" then
     self._state = "finished"
     if self._timer then self._timer:cancel() end

@@ -8,7 +8,7 @@
  * string "stack overflow"; every so often the depth is probed, so that it is a
  * RuntimeError that says what happened.
  */
-#include "core.h"
+#include "debug.h"
 
 typedef struct peri_coroutine {
   int values;  /* the function and its arguments; 0: awaited */
@@ -32,13 +32,22 @@ static void coroutine_new(lua_State *L, peri_runtime *rt, int fn)
   int n = lua_gettop(L) - fn + 1;
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
-  peri_coroutine *object = lua_newuserdatauv(L, sizeof *object, n);
+  peri_coroutine *object = lua_newuserdatauv(L, sizeof *object, n + rt->debug);
   *object = (peri_coroutine){.values = n};
   lua_insert(L, fn);
   for (int i = n; i >= 1; i--)
     lua_setiuservalue(L, fn, i);
   peri__push_ref(L, rt, PERI_REF_COROUTINE);
   lua_setmetatable(L, fn);
+  if (peri_unlikely(rt->debug)) {
+    peri__debug_watch_coroutine(L, rt, fn);
+    lua_setiuservalue(L, fn, n + 1);
+  }
+}
+
+bool peri__coroutine_taken(lua_State *L, int idx)
+{
+  return ((peri_coroutine *)lua_touserdata(L, idx))->values == 0;
 }
 
 static int throw_reuse(lua_State *L, peri_runtime *rt)
@@ -136,18 +145,16 @@ static int l_tostring(lua_State *L)
     lua_pushliteral(L, "<coroutine object awaited>");
     return 1;
   }
-  lua_Debug ar;
-  if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION) {
-    lua_getinfo(L, ">S", &ar);
-    lua_pushfstring(L, "<coroutine object %s:%d>", ar.short_src,
-                    ar.linedefined);
-  } else {
+  lua_getiuservalue(L, 1, 1);
+  peri__push_place(L, -1);
+  if (lua_isnil(L, -1))
     lua_pushliteral(L, "<coroutine object>");
-  }
+  else
+    lua_pushfstring(L, "<coroutine object %s>", lua_tostring(L, -1));
   return 1;
 }
 
-/* coro:close(): it will not be awaited */
+/* coro:close(): it will not be awaited. Also as the end of a scope. */
 static int l_close(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -226,7 +233,8 @@ static int l_ensure_future(lua_State *L)
   return 1;
 }
 
-static const luaL_Reg meta[] = {{"__tostring", l_tostring}, {NULL, NULL}};
+static const luaL_Reg meta[] = {
+    {"__tostring", l_tostring}, {"__close", l_close}, {NULL, NULL}};
 
 static const luaL_Reg methods[] = {{"close", l_close}, {NULL, NULL}};
 

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "gather.h"
+#include "inspect.h"
 
 static peri_slot *slot_of(peri_task *task)
 {
@@ -58,6 +59,21 @@ void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
     peri__loop_ready(loop, &task->node);
   }
   lua_settop(L, idx);
+}
+
+peri_future *peri__bare_gather(peri_task *task)
+{
+  return &gather_of(slot_of(task))->future;
+}
+
+/* They were made one after the other; a record keeps its id when it moves. */
+peri_task *peri__bare_find(peri_future *future, uint64_t id)
+{
+  peri_gather *gather = (peri_gather *)future;
+  uint64_t place = gather->slot != NULL ? id - gather->slot[0].task.id : 0;
+  if (gather->slot == NULL || place >= gather->children)
+    return NULL;
+  return peri__task_now(&gather->slot[place].task);
 }
 
 /* The task has ended; the gather concludes a trip after the last of them. */

@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
 
 static const double MOST = 4e18; /* nanoseconds that can be added to others */
 
@@ -282,19 +282,25 @@ static int l_clock(lua_State *L)
   return 1;
 }
 
+/* The clock before, until it is restored. */
+enum { SCOPE_UV_CLOCK = 1, SCOPE_UV_SENTRY = 2 };
+
 static int restore_clock(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  lua_getiuservalue(L, 1, 1);
+  lua_getiuservalue(L, 1, SCOPE_UV_CLOCK);
   peri_clock *clock = lua_touserdata(L, -1);
   peri_task *task = *(peri_task **)lua_touserdata(L, 1);
+  lua_getiuservalue(L, 1, SCOPE_UV_SENTRY);
+  peri__debug_release(L, -1);
+  lua_pop(L, 1);
   if (clock == NULL || task == NULL || task != rt->task)
     return 0;
   use_top(L, clock);
   peri__clock_unuse(L, task->clock);
   task->clock = clock;
   lua_pushnil(L);
-  lua_setiuservalue(L, 1, 1);
+  lua_setiuservalue(L, 1, SCOPE_UV_CLOCK);
   return 0;
 }
 
@@ -309,12 +315,16 @@ static int l_use_clock(lua_State *L)
                        "use_clock: no task is running");
   peri__push_task(L, rt->task); /* from here on it stays where it is */
   peri_clock *old = rt->task->clock;
-  peri_task **scope = lua_newuserdatauv(L, sizeof *scope, 1);
+  peri_task **scope = lua_newuserdatauv(L, sizeof *scope, 2);
   *scope = rt->task;
   lua_rawgeti(L, LUA_REGISTRYINDEX, old->anchor);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -2, SCOPE_UV_CLOCK);
   peri__push_ref(L, rt, PERI_REF_SCOPE);
   lua_setmetatable(L, -2);
+  if (rt->debug) {
+    peri__debug_watch(L, rt, "clock scope");
+    lua_setiuservalue(L, -2, SCOPE_UV_SENTRY);
+  }
   peri__clock_use_at(L, clock, 1);
   peri__clock_unuse(L, old);
   rt->task->clock = clock;

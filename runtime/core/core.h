@@ -11,7 +11,9 @@
  *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
- *   error.c      error objects; trace.c, raw tracebacks
+ *   deadlock.c   loops that would block for ever; cycle.c, tasks that do
+ *   inspect.c    what the tasks are doing
+ *   error.c      error objects; trace.c, raw tracebacks; debug.c, debug mode
  *   runtime.c    the runtime of a Lua state
  *
  * Lua values belong to Lua: a future, a task, a loop are userdata, and C
@@ -193,9 +195,15 @@ typedef struct peri_frame {
   lua_State *previous; /* rt->current before */
 } peri_frame;
 
+/* Tasks whose loop keeps accounts have theirs here, too, so that a step and an
+ * end which find no frames need not ask for accounts. */
 typedef struct peri_frames {
   peri_frame *v;
   int n, capacity;
+  bool accounts;
+  uint32_t steps;
+  uint64_t created; /* nanoseconds; 0: before there were accounts */
+  uint64_t cpu;     /* nanoseconds that the steps have taken */
 } peri_frames;
 
 typedef enum peri_wait_kind {
@@ -232,7 +240,8 @@ enum {
   PERI_T_IN_LINE = 1 << 11, /* task->turn is linked */
   PERI_T_TURN = 1 << 12,    /* its turn has come, and it has not run since */
   PERI_T_BARE = 1 << 13,    /* no object: the record is a gather's (bare.c) */
-  PERI_T_MOVED = 1 << 14    /* was so: task->resource is the task now */
+  PERI_T_MOVED = 1 << 14,   /* was so: task->resource is the task now */
+  PERI_T_ASKED = 1 << 15    /* to end: cancelled, and not uncancelled */
 };
 
 /* The one record of a wait: kind, what (its name), resource, deadline (in the
@@ -258,6 +267,7 @@ struct peri_task {
   peri_task *previous, *next; /* all tasks of the loop */
   uint64_t id;
   uint32_t cancels; /* cancelling() */
+  uint32_t elder;   /* its creator's id is id - elder; 0: it has none */
 };
 
 /* -- Loops ---------------------------------------------------------------- */
@@ -313,19 +323,26 @@ struct peri_loop {
   peri_clock *clock;
   double slow_callback_duration;
   bool running, closed, closing, stopping, debug, factory;
-  int rounds_left;     /* until it is asked whether a look is due */
+  bool accounts;   /* steps and time of each task are counted: in debug mode, */
+  bool accounting; /* or when this was asked for */
+  bool deadlock;   /* a run that could only block for ever is ended */
+  int rounds_left; /* until it is asked whether a look is due */
   int rounds_unpolled; /* from the last look at the kernel until then */
   int stride;          /* rounds between two readings of the clock for that */
   uint64_t last_reading;
 };
 
-/* A run of a loop: of run_until_complete, run_forever, or the host. */
+enum { PERI_RUN_UV_STAND_IN = 1 };
+
+/* A run of a loop: of run_until_complete, run_forever, or the host. The host's
+ * stands in the runtime; the others are userdata, found by their address. */
 struct peri_run_record {
   peri_run_record *outer;
   peri_loop *loop;
   peri_future *goal; /* NULL: for ever */
   peri_task *waiter; /* the top-level task that waits for this run, or NULL */
   bool ended;
+  uint8_t deadlocks;   /* > 0: the goal is a stand-in (deadlock.c) */
   peri_sentinel abort; /* what ended it early */
 };
 
@@ -360,8 +377,11 @@ struct peri_run_record {
   X(OWED)        /* weak: task to a list of futures */                         \
   X(TRACE_ERROR) /* the error on its way, and its trace */                     \
   X(TRACE)                                                                     \
-  X(KILLS) /* weak: coroutine to its stack (kill.c) */                         \
-  X(KILL)  /* the sentinels */                                                 \
+  X(SENTRY)  /* metatable */                                                   \
+  X(SOURCES) /* weak: object to the trace of its making (debug.c) */           \
+  X(SOURCE)  /* that of the callback that runs, or false */                    \
+  X(KILLS)   /* weak: coroutine to its stack (kill.c) */                       \
+  X(KILL)    /* the sentinels */                                               \
   X(EXIT)                                                                      \
   X(INTERRUPT)                                                                 \
   X(CLASSES)   /* name to error class */                                       \
@@ -372,7 +392,8 @@ struct peri_run_record {
   X(BASE)      /* the host's loop, or false */                                 \
   X(MAIN)      /* the host's main task */                                      \
   X(GOAL)      /* what the host's run is for */                                \
-  X(CLOSERS)   /* peri__at_close: userdata */
+  X(CLOSERS)   /* peri__at_close: userdata */                                  \
+  X(REQUIRE)   /* the require that may wait, once it was needed */
 
 enum {
 #define X(name) PERI_REF_##name,
@@ -397,8 +418,8 @@ struct peri_runtime {
   lua_State *current;   /* innermost coroutine that we resumed; NULL: none, or
                            one that cannot wait */
   peri_frames *frames;  /* the running task's; may be NULL */
-  peri_frames no_task;  /* the frames outside tasks */
   bool has_context;     /* outside tasks */
+  bool debug;           /* the running loop's; without one the options' */
   const char *callback; /* what runs outside tasks, for messages; or NULL */
   lua_State *closing;   /* the innermost coroutine being closed */
   int close_depth;
@@ -406,12 +427,14 @@ struct peri_runtime {
   int drive_depth;      /* turns on the C stack */
   int inner_status;     /* how the coroutine below ended (task.c) */
 
-  peri_list clocks;  /* those with timers */
-  peri_clock *clock; /* the real one */
+  peri_list clocks;   /* those with timers */
+  peri_list sentries; /* debug.c */
+  peri_clock *clock;  /* the real one */
   uint64_t next_id;
+  uint64_t carrier; /* of an error's trace (trace.c) */
   int cancel_depth; /* gathers in gathers */
   bool cancel_too_deep;
-  int external;    /* waits that only the outside can end */
+  atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
@@ -422,7 +445,7 @@ struct peri_runtime {
   lua_CFunction debug_traceback; /* the stock one */
 
   /* Set from other threads and signal handlers. */
-  atomic_int attention;  /* posts or interrupts have come */
+  atomic_int attention;  /* PERI_ATTEND_*: something has come */
   atomic_int interrupts; /* not yet answered */
   atomic_int async_users;
   _Atomic(uv_async_t *) async; /* wakes the running loop */
@@ -432,7 +455,14 @@ struct peri_runtime {
   atomic_int interrupt_stage; /* 0; 1: the main task was cancelled; 2: raised */
 
   peri_sentinel abort; /* an exit or interrupt unwinds the runs */
+  bool session;        /* the main task is an interactive session */
   int exit_code;
+
+  peri_frames no_task; /* the frames outside tasks */
+  uint64_t cpu_inside; /* of the steps in the accounted one that runs */
+  atomic_int prints;   /* of the tasks: asked for, not yet made; any thread */
+  lua_Hook hook;       /* the script's, while one of ours stands there */
+  int hook_mask, hook_count;
 
   /* The host's main task (embed/). */
   peri_run_record main;
@@ -486,6 +516,9 @@ void peri__set_ref(lua_State *L, peri_runtime *rt, int ref);
 const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
                             const char *name, const luaL_Reg *metamethods,
                             const luaL_Reg *methods);
+/* A new weak table at the given place. */
+void peri__weak_table(lua_State *L, peri_runtime *rt, int ref,
+                      const char *mode);
 /* Pushes a module of the library, loaded if need be: what the script has made
  * of its global require does not matter. */
 void peri__require(lua_State *L, const char *name);
@@ -498,12 +531,14 @@ void peri__detach(peri_runtime *rt);
 /* A library of the runtime blocks SIGPIPE in its thread while it works. */
 void peri__sigpipe_block(peri_runtime *rt);
 void peri__sigpipe_restore(peri_runtime *rt);
+/* Pushes a list of all loops there are. */
+void peri__push_loops(lua_State *L, peri_runtime *rt);
 /* Call fn(argument) when the runtime closes, before its loops do. */
 void peri__at_close(lua_State *L, void (*fn)(void *), void *argument);
 /* Count waits that only something outside can end. */
 static inline void peri__external(peri_runtime *rt, int delta)
 {
-  rt->external += delta;
+  atomic_fetch_add(&rt->external, delta);
 }
 
 /* error.c */
@@ -546,6 +581,13 @@ void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
 int peri__throw_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which);
 bool peri__unwinds(lua_State *L, peri_runtime *rt);
 
+/* session.c */
+void peri__session_open(lua_State *L, peri_runtime *rt);
+/* An exit or an interrupt has left the task at idx, or (NULL, 0) what is so
+ * named: the runs end, unless a session spares them. */
+void peri__end_runs(lua_State *L, peri_runtime *rt, peri_sentinel why,
+                    peri_task *task, int idx, const char *what);
+
 /* trace.c */
 void peri__trace_open(lua_State *L, peri_runtime *rt);
 /* Message handler of tasks and callbacks: error -> error, its frames kept. */
@@ -555,13 +597,38 @@ void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
                            int idx);
 /* The trace of the error at idx is the one on top of the stack (popped). */
 void peri__trace_carry(lua_State *L, peri_runtime *rt, int idx);
+/* The error on its way has arrived: an equal one (a string) is another. */
+void peri__trace_forget(lua_State *L, peri_runtime *rt);
 /* Pushes the trace of the error at idx, or nil. */
 void peri__trace_push(lua_State *L, peri_runtime *rt, int idx);
 /* Adds a line such as "awaited by Task-1" to the trace of the error at idx. */
 void peri__trace_label(lua_State *L, peri_runtime *rt, int idx,
                        const char *label);
-/* Replaces the trace on top of the stack by its text. */
+/* The same, with another trace, on top of the stack (popped), below it. */
+void peri__trace_append(lua_State *L, peri_runtime *rt, int idx,
+                        const char *label);
+/* Replaces the trace on top of the stack by its text, which begins "stack
+ * traceback:", or with another heading. */
 void peri__trace_text(lua_State *L, peri_runtime *rt);
+void peri__trace_text_under(lua_State *L, const char *heading);
+/* Pushes the trace of where the script stands: without the functions of C and
+ * of the library that it has called. It is empty where no script runs. */
+void peri__trace_here(lua_State *L);
+/* Whether a function is the script's, not C's or the library's; ar has its
+ * "S". */
+bool peri__is_script(const lua_Debug *ar);
+/* Whether a function is one of our bindings, which have the runtime as upvalue.
+ */
+bool peri__is_binding(lua_State *L, peri_runtime *rt, int function);
+/* Pushes the name that a function has in a standard library, or in ours, such as
+ * "table.sort"; nil: it has none. */
+void peri__push_public_name(lua_State *L, int function);
+/* Pushes where a function is defined: "FILE:LINE", or its public name; nil if it
+ * is C's and has none. */
+void peri__push_place(lua_State *L, int function);
+/* The next level of co, from *level on, whose function is the script's, with
+ * its "Sl"; false: there is none. */
+bool peri__script_level(lua_State *co, int *level, lua_Debug *ar);
 
 /* timer.c: durations and deadlines in the nanoseconds of one clock. */
 void peri__timers_init(peri_timers *timers);
@@ -632,6 +699,8 @@ int peri__future_return(lua_State *L, peri_runtime *rt, int idx);
 void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx);
 void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Pushes the callback of a link, and nil; returns what it is, as text. */
+const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
 
 /* gather.c */
 /* The loop of the gather at idx, if it is one, closes. */
@@ -664,10 +733,8 @@ void peri__several_abandon(peri_task *task);
 void peri__several_open(lua_State *L, peri_runtime *rt);
 
 /* task.c */
-enum {
-  PERI_ROOT_TASK = 1
-}; /* in a task's root: the task, or a bare one's
-                                gather */
+/* In a task's root: the task, or a bare one's gather; and what it calls. */
+enum { PERI_ROOT_TASK = 1, PERI_ROOT_FUNCTION = 3 };
 /* The record of a new task of the loop, without coroutine. */
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop);
 /* Sees to it that n coroutines wait for use, with room for so many values. */
@@ -704,6 +771,9 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
  * then are ended, or put back. */
 void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
 lua_State *peri__task_innermost(peri_task *task);
+/* Coroutines are not kept for the next task, which notes where it is made only
+ * if it needs a new one: debug mode, from here on. */
+void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop);
 /* task_lua.c: what scripts call on tasks */
 void peri__task_lua_open(lua_State *L, peri_runtime *rt);
 /* create_task with what stands from first to the top: a function and its
@@ -809,6 +879,18 @@ int peri__last_level(lua_State *co);
 /* The task that waits inside a coroutine of the script's, or NULL. */
 peri_task *peri__task_in(peri_runtime *rt, lua_State *co);
 int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co);
+int peri__xpcall(lua_State *L); /* ours for Lua's */
+/* Raises the message on top as luaL_error would, and that of want of memory,
+ * which some pcall has caught, as it is. */
+int peri__fail(lua_State *L);
+
+/* yieldable.c, sort.c, require.c: functions of Lua's library that may wait. The
+ * first one loads the private module perilune._yieldable. */
+int peri__yieldable_load(lua_State *L);
+int peri__make_sort(lua_State *L);
+void peri__require_push(lua_State *L, peri_runtime *rt);
+/* Replaces our require on top of the stack by its table of records. */
+void peri__require_records(lua_State *L);
 
 /* awaitable.c: coroutine objects, await, what may be awaited */
 void peri__awaitable_open(lua_State *L, peri_runtime *rt);
@@ -823,10 +905,14 @@ bool peri__is_coroutine(lua_State *L, peri_runtime *rt, int idx);
 /* Marks the coroutine object at idx, or takes the mark away. Returns how many
  * values it has; 0 if it is so marked already, or was awaited. */
 int peri__coroutine_mark(lua_State *L, int idx, bool mark);
+/* Whether the coroutine object at idx was awaited, or closed. */
+bool peri__coroutine_taken(lua_State *L, int idx);
 
 /* handle.c: call_soon, call_later, call_at */
 void peri__handle_open(lua_State *L, peri_runtime *rt);
 void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node);
+/* Pushes the function of a handle, and the handle; returns what it is. */
+const char *peri__handle_push(lua_State *L, peri_runtime *rt, peri_node *node);
 /* Its timer has fired. */
 void peri__handle_due(peri_node *node);
 void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node);
@@ -873,6 +959,16 @@ bool peri__has_work(peri_runtime *rt);
 int64_t peri__next_timer(peri_runtime *rt);
 
 /* post.c */
+enum {
+  PERI_ATTEND_POSTS = 1,
+  PERI_ATTEND_INTERRUPT = 2,
+  PERI_ATTEND_PRINT = 4,
+  PERI_ATTEND_RELEASE = 8, /* a hold has gone */
+  PERI_ATTEND_WORK = 16    /* of our threads is done (io/) */
+};
+/* Has the next round look at what has come. Any thread; signal handlers. */
+void peri__attend(peri_runtime *rt, int what);
+bool peri__nothing_came(peri_runtime *rt);
 int peri__post_init(peri_runtime *rt);
 void peri__post_fini(peri_runtime *rt);
 void peri__post_attend(lua_State *L, peri_runtime *rt);

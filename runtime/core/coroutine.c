@@ -425,7 +425,7 @@ static int xpcall_with(lua_State *L, bool lets_cancel, lua_KFunction finish)
   return finish(L, status, 2);
 }
 
-static int l_xpcall(lua_State *L)
+int peri__xpcall(lua_State *L)
 {
   return xpcall_with(L, false, finish_pcall);
 }
@@ -457,7 +457,7 @@ static const luaL_Reg coroutine_functions[] = {
     {NULL, NULL}};
 
 static const luaL_Reg protected_calls[] = {
-    {"pcall", l_pcall}, {"xpcall", l_xpcall}, {NULL, NULL}};
+    {"pcall", l_pcall}, {"xpcall", peri__xpcall}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
     {"pcall", l_peri_pcall}, {"xpcall", l_peri_xpcall}, {NULL, NULL}};

@@ -8,7 +8,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
 
 static const char *const class_names[] = {
 #define X(name, text) text,
@@ -384,6 +384,10 @@ void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
   }
   lua_insert(L, -2);
   lua_setfield(L, -2, "exception");
+  if (rt->debug) {
+    peri__push_ref(L, rt, PERI_REF_SOURCE);
+    peri__debug_tell_trace(L);
+  }
   peri__report(L, rt, loop);
 }
 

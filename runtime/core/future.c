@@ -15,7 +15,8 @@
  * userdata with a finaliser (class Unseen below). So only a future that failed
  * costs a finaliser.
  */
-#include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
 typedef struct peri_link {
   peri_node node;
@@ -41,7 +42,13 @@ typedef struct peri_unseen {
   bool told; /* somebody retrieved the error, or it was reported */
 } peri_unseen;
 
-enum { UNSEEN_UV_TRACE = 1, UNSEEN_UV_ERROR = 2, UNSEEN_UV_NAME = 3 };
+enum {
+  UNSEEN_UV_TRACE = 1,
+  UNSEEN_UV_ERROR = 2,
+  UNSEEN_UV_NAME = 3,
+  UNSEEN_UV_SOURCE = 4, /* the trace of the future's making, in debug mode */
+  UNSEEN_UVS
+};
 
 static const char *const state_names[] = {"pending", "finished", "failed",
                                           "cancelled"};
@@ -167,7 +174,7 @@ static int watch_error(lua_State *L)
   peri_runtime *rt = lua_touserdata(L, 2);
   peri_future *future = lua_touserdata(L, 1);
   const int idx = 1;
-  peri_unseen *unseen = lua_newuserdatauv(L, sizeof *unseen, 3);
+  peri_unseen *unseen = lua_newuserdatauv(L, sizeof *unseen, UNSEEN_UVS - 1);
   unseen->node.link.next = NULL;
   unseen->loop = future->loop;
   unseen->told = false;
@@ -181,6 +188,10 @@ static int watch_error(lua_State *L)
   if (unseen->task) {
     peri__task_name(L, rt, (peri_task *)future, idx);
     lua_setiuservalue(L, -2, UNSEEN_UV_NAME);
+  }
+  if (future->loop->debug) {
+    peri__debug_push_source(L, rt, idx);
+    lua_setiuservalue(L, -2, UNSEEN_UV_SOURCE);
   }
   peri__list_push(&future->loop->unseen, &unseen->node);
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
@@ -369,6 +380,13 @@ static int l_await(lua_State *L)
                        "Task cannot await on itself: %s", lua_tostring(L, -1));
   }
   lua_settop(L, 1);
+  if (peri_unlikely(peri__may_close_cycle(future))) {
+    peri__cycle_check(L, rt, future);
+    if (future->state !=
+        PERI_PENDING) /* a finaliser's work, as may be a kill */
+      return peri__future_return(L, rt, 1);
+    peri__wait_check(L, rt, "await");
+  }
   task->wait = PERI_WAIT_FUTURE;
   task->resource = future;
   peri__list_push(&future->callbacks, &task->timer.node);
@@ -391,6 +409,7 @@ static int l_result(lua_State *L)
   return peri__future_return(L, rt, 1);
 }
 
+/* The trace goes along: the error may become another future's. */
 static int l_exception(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -399,10 +418,13 @@ static int l_exception(lua_State *L)
     return throw_not_done(L, rt, "Exception");
   if (future->state == PERI_CANCELLED)
     return raise_error(L, rt, 1);
-  if (future->state == PERI_FAILED)
-    peri__future_push_error(L, rt, 1);
-  else
+  if (future->state != PERI_FAILED) {
     lua_pushnil(L);
+    return 1;
+  }
+  luaL_checkstack(L, 8, NULL);
+  peri__future_push_error(L, rt, 1);
+  carry_trace(L, rt, 1, lua_gettop(L));
   return 1;
 }
 
@@ -568,6 +590,21 @@ static int l_remove_done_callback(lua_State *L)
   return 1;
 }
 
+static const char link_name[] = "a done callback";
+
+const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  peri_link *link = (peri_link *)node;
+  (void)rt;
+  peri__push_anchors(L, link->loop);
+  lua_rawgeti(L, -1, link->anchor);
+  lua_getiuservalue(L, -1, LINK_UV_FUNCTION);
+  lua_replace(L, -3);
+  lua_pushnil(L);
+  lua_replace(L, -2);
+  return link_name;
+}
+
 /* Calls the callback of a link that came out of the ready queue. */
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node)
 {
@@ -581,7 +618,7 @@ void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node)
   lua_getiuservalue(L, -1, LINK_UV_CONTEXT);
   lua_getiuservalue(L, -2, LINK_UV_FUNCTION);
   lua_getiuservalue(L, -3, LINK_UV_FUTURE);
-  peri__call_in_context(L, rt, loop, 1, "a done callback");
+  peri__call_in_context(L, rt, loop, 1, link_name);
   lua_pop(L, 1);
 }
 
@@ -593,7 +630,7 @@ static void report_unseen(lua_State *L, peri_runtime *rt, int idx)
   peri_unseen *unseen = lua_touserdata(L, idx);
   idx = lua_absindex(L, idx);
   luaL_checkstack(L, 8, NULL);
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
   lua_pushstring(L, unseen->task ? "Task exception was never retrieved"
                                  : "Future exception was never retrieved");
   lua_setfield(L, -2, "message");
@@ -610,6 +647,8 @@ static void report_unseen(lua_State *L, peri_runtime *rt, int idx)
   } else {
     lua_pop(L, 1);
   }
+  lua_getiuservalue(L, idx, UNSEEN_UV_SOURCE);
+  peri__debug_tell_trace(L);
   peri__report(L, rt, unseen->loop);
 }
 
@@ -664,11 +703,12 @@ static int l_tostring(lua_State *L)
   const char *state = state_names[future->state];
   if (future->kind == PERI_KIND_TASK) {
     const char *name = peri__task_name(L, rt, (peri_task *)future, 1);
-    lua_pushfstring(L, "<Task %s %s>", name, state);
+    const char *details = peri__debug_details(L, rt, 1);
+    lua_pushfstring(L, "<Task %s %s%s>", name, state, details);
   } else {
-    lua_pushfstring(L, "<%s %s>",
+    lua_pushfstring(L, "<%s %s%s>",
                     future->kind == PERI_KIND_GATHER ? "gather" : "Future",
-                    state);
+                    state, peri__debug_details(L, rt, 1));
   }
   return 1;
 }
@@ -708,6 +748,8 @@ static int l_create_future(lua_State *L)
     loop = peri__check_loop(L, rt, 1);
   }
   peri__future_new(L, rt, loop, 1);
+  if (peri_unlikely(loop->debug))
+    peri__debug_note(L, rt, -1);
   return 1;
 }
 

@@ -10,8 +10,14 @@
  * tasks (bare.c); that table has their values as they end.
  */
 #include "gather.h"
+#include "inspect.h"
 
 enum { CANCEL_DEPTH = 1000 };
+
+peri_future *peri__gather_of(peri_node *node)
+{
+  return &((peri_child *)node)->gather->future;
+}
 
 /* Pushes what return_exceptions puts in the place of a child. */
 static void push_outcome(lua_State *L, peri_runtime *rt, int child)
@@ -326,15 +332,15 @@ static int call_size(lua_State *L, peri_runtime *rt, lua_Integer i, bool mark)
   return size;
 }
 
-/* Whether the children are to be bare tasks: calls, without a factory or a
- * context that a task would have to take over. Returns the size of the largest
+/* Whether the children are to be bare tasks: calls, without a factory, a context
+ * that a task would have to take over, or debug mode. Returns the size of the largest
  * call, or 0. */
 static int suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       lua_Integer n)
 {
   bool context =
       rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
-  if (context || loop->factory || loop->closed || loop->closing)
+  if (context || loop->factory || loop->debug || loop->closed || loop->closing)
     return 0;
   int largest = 0, size = 1;
   lua_Integer i = 1;

@@ -4,7 +4,7 @@
  * A handle holds its function and arguments as user values, and stands in the
  * loop's table of anchors until it has run or is cancelled.
  */
-#include "core.h"
+#include "debug.h"
 
 typedef struct peri_handle {
   peri_timer timer;
@@ -42,6 +42,7 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
   rt->callback = what;
   rt->current = L;
   rt->frames = &rt->no_task;
+  rt->carrier = 0; /* what another callback carried is not this one's */
   int status = lua_pcall(L, nargs, 0, function);
   rt->callback = callback;
   rt->current = current;
@@ -51,8 +52,8 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
     return;
   peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
   if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT) {
-    rt->abort = sentinel;
     lua_pop(L, 1);
+    peri__end_runs(L, rt, sentinel, NULL, 0, what);
     return;
   }
   char message[96];
@@ -84,12 +85,17 @@ void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
 
 /* A handle of the function and arguments from fn to the top, in their place. */
 static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                               int fn)
+                               int fn, bool any_thread)
 {
   int n = lua_gettop(L) - fn + 1;
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
   peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 2);
+  if (peri_unlikely(loop->debug)) {
+    if (!any_thread)
+      peri__debug_check_thread(L, rt, loop);
+    peri__debug_note_call(L, rt, fn);
+  }
   *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
   handle->timer.node.kind = PERI_NODE_HANDLE;
   handle->timer.loop = loop;
@@ -107,23 +113,28 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   return handle;
 }
 
-static int l_call_soon(lua_State *L)
+static int call_soon(lua_State *L, peri_runtime *rt, bool any_thread)
 {
-  peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__loop_check_open(L, rt, loop);
   peri__check_function(L, rt, 2);
-  peri_handle *handle = handle_new(L, rt, loop, 2);
+  peri_handle *handle = handle_new(L, rt, loop, 2, any_thread);
   peri__loop_ready(loop, &handle->timer.node);
   return 1;
+}
+
+static int l_call_soon(lua_State *L)
+{
+  return call_soon(L, peri__rt(L), false);
 }
 
 /* call_soon_threadsafe: the same, and wakes the loop if it sleeps. Other
  * threads reach a loop through peri_post. */
 static int l_call_soon_threadsafe(lua_State *L)
 {
-  int n = l_call_soon(L);
-  peri__wake(peri__rt(L));
+  peri_runtime *rt = peri__rt(L);
+  int n = call_soon(L, rt, true);
+  peri__wake(rt);
   return n;
 }
 
@@ -131,7 +142,7 @@ static int start_timer(lua_State *L, peri_runtime *rt, peri_loop *loop,
                        peri_clock *clock, lua_Number when, int64_t deadline,
                        int64_t duration)
 {
-  peri_handle *handle = handle_new(L, rt, loop, 3);
+  peri_handle *handle = handle_new(L, rt, loop, 3, false);
   handle->timed = true;
   handle->when = when;
   peri__timer_start(clock, &handle->timer, deadline, duration);
@@ -221,6 +232,11 @@ static void push_handle(lua_State *L, peri_handle *handle)
   lua_replace(L, -2);
 }
 
+static const char *name_of(const peri_handle *handle)
+{
+  return handle->timed ? "a call_later callback" : "a call_soon callback";
+}
+
 void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node)
 {
   peri_handle *handle = (peri_handle *)node;
@@ -232,10 +248,18 @@ void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node)
   for (int i = 1; i <= n; i++)
     lua_getiuservalue(L, top + 1, i);
   release(L, handle, top + 1);
-  peri__call_in_context(L, rt, loop, n - 1,
-                        handle->timed ? "a call_later callback"
-                                      : "a call_soon callback");
+  peri__call_in_context(L, rt, loop, n - 1, name_of(handle));
   lua_settop(L, top);
+}
+
+const char *peri__handle_push(lua_State *L, peri_runtime *rt, peri_node *node)
+{
+  peri_handle *handle = (peri_handle *)node;
+  (void)rt;
+  push_handle(L, handle);
+  lua_getiuservalue(L, -1, 1);
+  lua_insert(L, -2);
+  return name_of(handle);
 }
 
 void peri__handle_due(peri_node *node)
@@ -301,12 +325,13 @@ static int l_when(lua_State *L)
 
 static int l_tostring(lua_State *L)
 {
-  peri_handle *handle = check_handle(L, peri__rt(L), 1);
+  peri_runtime *rt = peri__rt(L);
+  peri_handle *handle = check_handle(L, rt, 1);
   const char *state = handle->cancelled             ? "cancelled"
                       : handle->anchor == LUA_NOREF ? "done"
                                                     : "pending";
-  lua_pushfstring(L, "<%s %s>", handle->timed ? "TimerHandle" : "Handle",
-                  state);
+  lua_pushfstring(L, "<%s %s%s>", handle->timed ? "TimerHandle" : "Handle",
+                  state, peri__debug_details(L, rt, 1));
   return 1;
 }
 

@@ -18,7 +18,8 @@
  */
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
 enum { ROUNDS_PER_LOOK = 64, LONGEST_STRIDE = 16 };
 enum { LOOK_AFTER = 20000, QUICK = 5000 }; /* nanoseconds */
@@ -281,12 +282,11 @@ int64_t peri__next_timer(peri_runtime *rt)
   return nearest;
 }
 
-/* Everything is blocked: the virtual clock that is nearest to its next deadline
- * goes there. */
-static bool jump(peri_runtime *rt)
+/* The virtual clock that is nearest to its next deadline, or NULL. */
+static peri_clock *next_virtual(peri_runtime *rt, int64_t *target)
 {
   peri_clock *nearest = NULL;
-  int64_t shortest = INT64_MAX, target = 0;
+  int64_t shortest = INT64_MAX;
   peri_list *link = rt->clocks.next;
   for (; link != &rt->clocks; link = link->next) {
     peri_clock *clock =
@@ -299,20 +299,31 @@ static bool jump(peri_runtime *rt)
     if (delay < shortest) {
       shortest = delay;
       nearest = clock;
-      target = deadline;
+      *target = deadline;
     }
   }
-  if (nearest != NULL)
-    peri__clock_jump(nearest, target);
-  return nearest != NULL;
+  return nearest;
+}
+
+/* Everything is blocked: time goes on to the next deadline on a virtual clock.
+ */
+static bool jump(peri_runtime *rt)
+{
+  int64_t target;
+  peri_clock *clock = next_virtual(rt, &target);
+  if (clock != NULL)
+    peri__clock_jump(clock, target);
+  return clock != NULL;
 }
 
 /* -- Rounds ------------------------------------------------------------------------- */
 
 bool peri__idle(peri_runtime *rt, peri_loop *loop)
 {
-  return rt->external == 0 &&
-         (loop->kernel == NULL || !uv_loop_alive(loop->kernel->uv));
+  if (atomic_load(&rt->external) != 0)
+    return false;
+  uv_loop_t *uv = loop->kernel != NULL ? loop->kernel->uv : loop->host_uv;
+  return uv == NULL || !uv_loop_alive(uv);
 }
 
 static bool has_work(peri_loop *loop)
@@ -325,14 +336,46 @@ bool peri__has_work(peri_runtime *rt)
   return rt->run != NULL && has_work(rt->run->loop);
 }
 
+/* In debug mode it is told how long the wait took. */
+static peri_cold void look_timed(lua_State *L, peri_runtime *rt,
+                                 peri_loop *loop, int64_t delay)
+{
+  uint64_t begin = uv_hrtime();
+  look(loop, delay);
+  uint64_t took = uv_hrtime() - begin;
+  size_t events = atomic_load(&rt->attention) != 0;
+  peri_list *node = loop->ready.next;
+  for (; node != &loop->ready; node = node->next)
+    events++;
+  peri__debug_polled(L, rt, delay, took, events);
+}
+
+/* Manual clocks, and those that are paused, only move when somebody who runs
+ * in this very loop moves them: their timers count for nothing. The holds are
+ * looked at before the posts, see peri__nothing_came. */
+bool peri__stuck(peri_runtime *rt, peri_loop *loop)
+{
+  int64_t target;
+  return !has_work(loop) && peri__next_timer(rt) == INT64_MAX &&
+         next_virtual(rt, &target) == NULL && peri__idle(rt, loop) &&
+         peri__nothing_came(rt);
+}
+
 static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   int64_t delay = peri__next_timer(rt);
-  if (delay == INT64_MAX && peri__idle(rt, loop) && jump(rt))
+  if (delay == INT64_MAX && peri__idle(rt, loop) &&
+      (jump(rt) || peri__deadlock(L, rt)))
     return;
   peri__loop_uv(L, loop);
-  if (atomic_load(&rt->attention) == 0)
-    look(loop, delay == INT64_MAX ? -1 : delay);
+  if (delay == INT64_MAX)
+    delay = -1;
+  if (atomic_load(&rt->attention) != 0)
+    return;
+  if (loop->debug)
+    look_timed(L, rt, loop, delay);
+  else
+    look(loop, delay);
 }
 
 static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
@@ -403,6 +446,15 @@ static inline void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
   rt->task = NULL;
 }
 
+/* The same in debug mode: each entry is timed. */
+static peri_cold void run_batch_timed(lua_State *L, peri_runtime *rt,
+                                      peri_loop *loop)
+{
+  peri__list_splice(&loop->batch, &loop->ready);
+  while (!peri__list_empty(&loop->batch) && rt->abort == PERI_SENTINEL_NONE)
+    peri__debug_run(L, rt, loop, peri__list_shift(&loop->batch), run_node);
+}
+
 static inline bool has_news(peri_runtime *rt)
 {
   return atomic_load_explicit(&rt->attention, memory_order_relaxed) != 0 ||
@@ -416,9 +468,8 @@ static void take_news(lua_State *L, peri_runtime *rt)
   fire_due(rt);
 }
 
-/* Nothing is ready, or it is time to ask whether a look is due. */
-static peri_cold void find_work(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                                bool block)
+static void find_work(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                      bool block)
 {
   if (has_work(loop)) {
     if (look_is_due(loop))
@@ -430,6 +481,19 @@ static peri_cold void find_work(lua_State *L, peri_runtime *rt, peri_loop *loop,
   else if (loop->kernel != NULL)
     look(loop, 0);
   take_news(L, rt);
+}
+
+/* Nothing is ready, or it is time to ask whether a look is due. In debug mode
+ * it always is, and the round is run here: true. So no other round asks. */
+static peri_cold bool find_and_run(lua_State *L, peri_runtime *rt,
+                                   peri_loop *loop, bool block)
+{
+  find_work(L, rt, loop, block);
+  if (!loop->debug)
+    return false;
+  loop->rounds_left = 1;
+  run_batch_timed(L, rt, loop);
+  return true;
 }
 
 static bool goal_done(const peri_run_record *run)
@@ -487,10 +551,10 @@ void peri__turn(lua_State *L, peri_runtime *rt, bool block)
     if (peri_unlikely(has_news(rt)))
       take_news(L, rt);
     bool last = goal_done(run) || loop->stopping;
-    if (peri_unlikely(--loop->rounds_left <= 0 ||
-                      peri__list_empty(&loop->ready)))
-      find_work(L, rt, loop, block && !last);
-    run_batch(L, rt, loop);
+    if (peri_likely(--loop->rounds_left > 0 &&
+                    !peri__list_empty(&loop->ready)) ||
+        !find_and_run(L, rt, loop, block && !last))
+      run_batch(L, rt, loop);
     if (peri_unlikely(last || loop->stopping ||
                       rt->abort != PERI_SENTINEL_NONE)) {
       end_run(L, rt, run);
@@ -509,11 +573,13 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_LOOP);
   run->outer = rt->run;
   run->ended = false;
+  run->deadlocks = 0;
   run->abort = PERI_SENTINEL_NONE;
   rt->run = run;
   run->loop->running = true;
   run->loop->stride = run->loop->rounds_left = 1;
   rt->thread = uv_thread_self();
+  peri__debug_follow(L, rt);
   peri__async_set(rt,
                   run->loop->kernel != NULL ? &run->loop->kernel->wake : NULL);
 }
@@ -537,6 +603,7 @@ void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_ANCHORS);
   peri__set_ref(L, rt, PERI_REF_LOOP);
   rt->run = outer;
+  peri__debug_follow(L, rt);
 }
 
 static int drive(lua_State *L)
@@ -588,7 +655,8 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   peri__list_init(&loop->open);
   peri__list_init(&loop->unseen);
   loop->slow_callback_duration = 0.1;
-  loop->debug = rt->options.debug != 0;
+  loop->debug = loop->accounts = rt->options.debug != 0;
+  loop->deadlock = rt->options.deadlock != 0;
   loop->stride = loop->rounds_left = 1;
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_pushvalue(L, -2);
@@ -601,18 +669,24 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   loop->clock = peri__clock_current(rt); /* its maker's, as a task has */
   peri__clock_use(L, loop->clock);
   loop->closed = false;
+  if (rt->debug)
+    peri__debug_note(L, rt, -1);
   return loop;
 }
 
 static void report_destroyed(lua_State *L, peri_runtime *rt, peri_loop *loop,
                              peri_task *task)
 {
-  luaL_checkstack(L, 8, NULL);
-  lua_createtable(L, 0, 2);
+  luaL_checkstack(L, 10, NULL);
+  lua_createtable(L, 0, 3);
   lua_pushliteral(L, "Task was destroyed but it is pending!");
   lua_setfield(L, -2, "message");
   peri__task_name(L, rt, task, 0);
   lua_setfield(L, -2, "task");
+  peri__push_task(L, task);
+  lua_insert(L, -2);
+  peri__debug_tell_source(L, rt, -2);
+  lua_remove(L, -2);
   peri__report(L, rt, loop);
 }
 

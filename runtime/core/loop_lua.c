@@ -3,7 +3,8 @@
  */
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
 enum { RUN_LOOP = 1, RUN_GOAL = 2, RUN_RECORD = 3 };
 
@@ -22,6 +23,10 @@ static int throw_running(lua_State *L, peri_runtime *rt, peri_loop *loop)
 static int conclude(lua_State *L, peri_runtime *rt)
 {
   peri_run_record *run = lua_touserdata(L, RUN_RECORD);
+  if (run->deadlocks > 0) {
+    lua_getiuservalue(L, RUN_RECORD, PERI_RUN_UV_STAND_IN);
+    lua_replace(L, RUN_GOAL);
+  }
   if (run->abort != PERI_SENTINEL_NONE)
     return peri__throw_sentinel(L, rt, run->abort);
   if (run->goal == NULL)
@@ -29,7 +34,8 @@ static int conclude(lua_State *L, peri_runtime *rt)
   if (run->goal->state == PERI_PENDING)
     return peri__throw(L, rt, PERI_ERR_RUNTIME,
                        "Event loop stopped before Future completed.");
-  return peri__future_return(L, rt, RUN_GOAL);
+  int results = peri__future_return(L, rt, RUN_GOAL);
+  return run->deadlocks > 0 ? lua_error(L) : results;
 }
 
 static int run_k(lua_State *L, int status, lua_KContext ctx)
@@ -44,8 +50,13 @@ static int run_k(lua_State *L, int status, lua_KContext ctx)
 static int run(lua_State *L, peri_runtime *rt, peri_loop *loop,
                peri_future *goal, const char *what)
 {
-  peri_run_record *record = lua_newuserdatauv(L, sizeof *record, 0);
+  peri_run_record *record =
+      lua_newuserdatauv(L, sizeof *record, PERI_RUN_UV_STAND_IN);
   *record = (peri_run_record){.loop = loop, .goal = goal};
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, record);
+  lua_pop(L, 1);
   if (rt->run == NULL) {
     int status = peri__run_drive(L, rt, record);
     if (status != LUA_OK)
@@ -121,6 +132,8 @@ static int l_gc(lua_State *L)
   peri_loop *loop = lua_touserdata(L, 1);
   if (loop->closed)
     return 0;
+  if (loop->debug)
+    peri__debug_unclosed_loop(L, rt, 1);
   peri__push_ref(L, rt, PERI_REF_OBJECTS); /* it was taken out as garbage */
   lua_pushvalue(L, 1);
   lua_rawsetp(L, -2, loop);
@@ -173,6 +186,8 @@ static int l_create_future(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__future_new(L, rt, loop, 1);
+  if (peri_unlikely(loop->debug))
+    peri__debug_note(L, rt, -1);
   return 1;
 }
 
@@ -259,7 +274,10 @@ static int l_default_exception_handler(lua_State *L)
 
 static int l_set_debug(lua_State *L)
 {
-  peri__check_loop(L, peri__rt(L), 1)->debug = lua_toboolean(L, 2);
+  peri_runtime *rt = peri__rt(L);
+  peri_loop *loop = peri__check_loop(L, rt, 1);
+  peri__debug_set(L, rt, loop, lua_toboolean(L, 2));
+  peri__accounts_switch(rt, loop);
   return 0;
 }
 
@@ -267,6 +285,13 @@ static int l_get_debug(lua_State *L)
 {
   lua_pushboolean(L, peri__check_loop(L, peri__rt(L), 1)->debug);
   return 1;
+}
+
+/* set_deadlock(loop, whether): Runner{deadlock=} */
+static int l_set_deadlock(lua_State *L)
+{
+  peri__check_loop(L, peri__rt(L), 1)->deadlock = lua_toboolean(L, 2);
+  return 0;
 }
 
 static bool is_duration_key(lua_State *L, int idx)
@@ -293,7 +318,16 @@ static int l_newindex(lua_State *L)
     return peri__throw(L, rt, PERI_ERR_TYPE,
                        "a loop has no field '%s' that could be set",
                        peri__describe(L, 2));
-  loop->slow_callback_duration = peri__check_number(L, rt, 3);
+  lua_Number seconds = lua_tonumber(L, 3);
+  if (lua_type(L, 3) != LUA_TNUMBER)
+    return peri__throw(
+        L, rt, PERI_ERR_TYPE,
+        "slow_callback_duration is a number of seconds, not a %s",
+        luaL_typename(L, 3));
+  if (seconds != seconds)
+    return peri__throw(L, rt, PERI_ERR_VALUE,
+                       "slow_callback_duration cannot be NaN");
+  loop->slow_callback_duration = seconds;
   return 0;
 }
 
@@ -394,6 +428,7 @@ static const luaL_Reg functions[] = {{"running_loop", l_running_loop},
                                      {"get_event_loop", l_get_event_loop},
                                      {"set_event_loop", l_set_event_loop},
                                      {"set_clock", l_set_clock},
+                                     {"set_deadlock", l_set_deadlock},
                                      {NULL, NULL}};
 
 void peri__loop_open(lua_State *L, peri_runtime *rt)

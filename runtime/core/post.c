@@ -14,7 +14,8 @@
  */
 #include <sched.h>
 
-#include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
 struct peri_post_record {
   peri_post_record *next;
@@ -22,14 +23,14 @@ struct peri_post_record {
   void *argument;
 };
 
-enum { ATTEND_POSTS = 1, ATTEND_INTERRUPT = 2, ATTEND_WORK = 4 };
-
 int peri__post_init(peri_runtime *rt)
 {
   rt->posts = NULL;
   rt->posts_end = &rt->posts;
   atomic_init(&rt->attention, 0);
   atomic_init(&rt->interrupts, 0);
+  atomic_init(&rt->prints, 0);
+  atomic_init(&rt->external, 0);
   atomic_init(&rt->async_users, 0);
   atomic_init(&rt->async, NULL);
   return uv_mutex_init(&rt->post_mutex);
@@ -62,10 +63,25 @@ void peri__wake(peri_runtime *rt)
   atomic_fetch_sub(&rt->async_users, 1);
 }
 
+void peri__attend(peri_runtime *rt, int what)
+{
+  atomic_fetch_or(&rt->attention, what);
+  peri__wake(rt);
+}
+
 void peri__attend_work(peri_runtime *rt)
 {
-  atomic_fetch_or(&rt->attention, ATTEND_WORK);
-  peri__wake(rt);
+  peri__attend(rt, PERI_ATTEND_WORK);
+}
+
+/* Whoever let go of a hold after it had posted is seen to have posted: the
+ * mutex orders that, where the flag alone would not do. */
+bool peri__nothing_came(peri_runtime *rt)
+{
+  uv_mutex_lock(&rt->post_mutex);
+  bool none = rt->posts == NULL && atomic_load(&rt->attention) == 0;
+  uv_mutex_unlock(&rt->post_mutex);
+  return none;
 }
 
 int peri_post(peri_runtime *rt, peri_post_cb callback, void *argument)
@@ -80,7 +96,7 @@ int peri_post(peri_runtime *rt, peri_post_cb callback, void *argument)
   bool first = rt->posts == NULL;
   *rt->posts_end = post;
   rt->posts_end = &post->next;
-  atomic_fetch_or(&rt->attention, ATTEND_POSTS);
+  atomic_fetch_or(&rt->attention, PERI_ATTEND_POSTS);
   uv_mutex_unlock(&rt->post_mutex);
   if (first)
     peri__wake(rt);
@@ -113,7 +129,8 @@ static void run_posts(lua_State *L, peri_runtime *rt)
     luaL_checkstack(L, 8, NULL);
     lua_pushcfunction(L, call_post);
     lua_pushlightuserdata(L, post);
-    peri__call_protected(L, rt, peri__running_loop(rt), 1, "a posted callback");
+    (rt->debug ? peri__debug_call : peri__call_protected)(
+        L, rt, peri__running_loop(rt), 1, "a posted callback");
     free(post);
     post = next;
   }
@@ -174,7 +191,7 @@ static void interrupt_hook(lua_State *L, lua_Debug *ar)
 int peri_interrupt(peri_runtime *rt)
 {
   int count = atomic_fetch_add(&rt->interrupts, 1) + 1;
-  atomic_fetch_or(&rt->attention, ATTEND_INTERRUPT);
+  atomic_fetch_or(&rt->attention, PERI_ATTEND_INTERRUPT);
   uv_thread_t self = uv_thread_self(), thread = atomic_load(&rt->thread);
   if ((count > 1 || rt->interrupt_stage > 0) &&
       uv_thread_equal(&self, &thread)) {
@@ -194,10 +211,12 @@ int peri_interrupts_pending(const peri_runtime *rt)
 void peri__post_attend(lua_State *L, peri_runtime *rt)
 {
   int attention = atomic_exchange(&rt->attention, 0);
-  if (attention & ATTEND_INTERRUPT)
+  if (attention & PERI_ATTEND_INTERRUPT)
     run_interrupts(L, rt);
-  if (attention & ATTEND_WORK)
+  if (attention & PERI_ATTEND_WORK)
     peri__work_attend(rt);
-  if (attention & ATTEND_POSTS)
+  if (attention & PERI_ATTEND_PRINT)
+    peri__inspect_print(L, rt);
+  if (attention & PERI_ATTEND_POSTS)
     run_posts(L, rt);
 }

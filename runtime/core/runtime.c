@@ -11,6 +11,8 @@
 
 #include "bundle.h"
 #include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
 static const char runtime_key = 'r';
 
@@ -90,11 +92,27 @@ void peri__push_methods(lua_State *L, peri_runtime *rt, int ref)
   lua_replace(L, -2);
 }
 
+void peri__weak_table(lua_State *L, peri_runtime *rt, int ref, const char *mode)
+{
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushstring(L, mode);
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  peri__set_ref(L, rt, ref);
+}
+
 /* -- The Lua library, embedded ---------------------------------------------------------- */
 
+/* One loader for all modules: it is called with the name. */
 static int load_bundled(lua_State *L)
 {
-  const peri_bundled *module = lua_touserdata(L, lua_upvalueindex(2));
+  const char *name = luaL_checkstring(L, 1);
+  const peri_bundled *module = peri__bundle;
+  while (module->name != NULL && strcmp(module->name, name) != 0)
+    module++;
+  if (module->name == NULL)
+    return luaL_error(L, "module '%s' is not part of perilune", name);
   lua_pushfstring(L, "@perilune/%s.lua", module->name);
   if (luaL_loadbufferx(L, (const char *)module->code, module->size,
                        lua_tostring(L, -1), "b") != LUA_OK)
@@ -117,7 +135,8 @@ void peri__require(lua_State *L, const char *name)
     if (lua_getfield(L, -1, name) == LUA_TNIL)
       luaL_error(L, "module '%s' is not part of perilune", name);
     lua_replace(L, -2);
-    lua_call(L, 0, 1);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, name);
   }
@@ -154,15 +173,19 @@ static int load_core(lua_State *L)
 static void preload(lua_State *L, peri_runtime *rt)
 {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, load_bundled, 1);
   for (const peri_bundled *module = peri__bundle; module->name; module++) {
-    lua_pushlightuserdata(L, rt);
-    lua_pushlightuserdata(L, (void *)module);
-    lua_pushcclosure(L, load_bundled, 2);
-    lua_setfield(L, -2, module->name);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, module->name);
   }
+  lua_pop(L, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, load_core, 1);
   lua_setfield(L, -2, "perilune._core");
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, peri__yieldable_load, 1);
+  lua_setfield(L, -2, "perilune._yieldable");
   lua_pop(L, 1);
 }
 
@@ -270,34 +293,24 @@ static void run_closers(lua_State *L, peri_runtime *rt)
 
 /* -- Opening and closing --------------------------------------------------------------------- */
 
-static void weak_table(lua_State *L, peri_runtime *rt, int ref,
-                       const char *mode)
-{
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushstring(L, mode);
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  peri__set_ref(L, rt, ref);
-}
-
 static void open_parts(lua_State *L, peri_runtime *rt)
 {
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CORE);
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CLOSERS);
-  weak_table(L, rt, PERI_REF_OBJECTS, "v");
-  weak_table(L, rt, PERI_REF_QUEUES, "v");
-  weak_table(L, rt, PERI_REF_OWED, "k");
-  weak_table(L, rt, PERI_REF_NAMES, "k");
-  weak_table(L, rt, PERI_REF_KILLS, "k");
+  peri__weak_table(L, rt, PERI_REF_OBJECTS, "v");
+  peri__weak_table(L, rt, PERI_REF_QUEUES, "v");
+  peri__weak_table(L, rt, PERI_REF_OWED, "k");
+  peri__weak_table(L, rt, PERI_REF_NAMES, "k");
+  peri__weak_table(L, rt, PERI_REF_KILLS, "k");
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_BASE);
   lua_pushboolean(L, false);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   peri__error_open(L, rt);
   peri__trace_open(L, rt);
+  peri__debug_open(L, rt);
   peri__clock_open(L, rt);
   peri__future_open(L, rt);
   peri__task_open(L, rt);
@@ -311,51 +324,83 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__loop_open(L, rt);
   peri__handle_open(L, rt);
   peri__watch_open(L, rt);
+  peri__session_open(L, rt);
+  peri__inspect_open(L, rt);
   publish_classes(L, rt);
   make_environment(L, rt);
   preload(L, rt);
   peri__coroutine_open(L, rt, rt->options.patch);
+  if (rt->options.patch & PERI_PATCH_REQUIRE) {
+    peri__require_push(L, rt);
+    lua_setglobal(L, "require");
+  }
   if (rt->options.patch & PERI_PATCH_EXIT)
     patch_exit(L, rt);
 }
 
-static void close_loops(lua_State *L, peri_runtime *rt)
+/* The loop on top of the stack. All but the host's own are for the script to
+ * close. */
+static void close_loop(lua_State *L, peri_runtime *rt)
 {
-  peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  peri_loop *loop = lua_touserdata(L, -1);
+  peri__push_ref(L, rt, PERI_REF_BASE);
+  bool base = lua_rawequal(L, -1, -2);
+  lua_pop(L, 1);
+  if (loop->debug && !loop->closed && !base)
+    peri__debug_unclosed_loop(L, rt, lua_gettop(L));
+  peri__loop_close(L, rt, loop);
+}
+
+void peri__push_loops(lua_State *L, peri_runtime *rt)
+{
+  luaL_checkstack(L, 6, NULL);
   lua_newtable(L); /* the weak table may change meanwhile */
+  int list = lua_gettop(L);
+  peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_Integer n = 0;
   lua_pushnil(L);
-  while (lua_next(L, -3)) {
+  while (lua_next(L, list + 1)) {
     if (lua_getmetatable(L, -1)) {
       bool loop = lua_topointer(L, -1) == rt->meta_loop;
       lua_pop(L, 1);
       if (loop) {
         lua_pushvalue(L, -1);
-        lua_rawseti(L, -4, ++n);
+        lua_rawseti(L, list, ++n);
       }
     }
     lua_pop(L, 1);
   }
+  lua_settop(L, list);
+}
+
+static void close_loops(lua_State *L, peri_runtime *rt)
+{
+  peri__push_loops(L, rt);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, -1);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, -1, i);
-    peri__loop_close(L, rt, lua_touserdata(L, -1));
+    close_loop(L, rt);
     lua_pop(L, 1);
   }
-  lua_pop(L, 2);
+  lua_pop(L, 1);
 }
 
 /* What is required after this is a later runtime's. */
 static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
+  static const char *const private[] = {"perilune._core", "perilune._pool",
+                                        "perilune._yieldable"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
     for (const peri_bundled *module = peri__bundle; module->name; module++) {
       lua_pushnil(L);
       lua_setfield(L, -2, module->name);
     }
-    lua_pushnil(L);
-    lua_setfield(L, -2, "perilune._core");
+    for (size_t k = 0; k < sizeof private / sizeof *private; k++) {
+      lua_pushnil(L);
+      lua_setfield(L, -2, private[k]);
+    }
     lua_pop(L, 1);
   }
 }
@@ -366,6 +411,7 @@ static int close_protected(lua_State *L)
   lua_settop(L, 0);
   run_closers(L, rt);
   close_loops(L, rt);
+  peri__debug_close(L, rt);
   peri__work_close(rt);
   forget_modules(L);
   return 0;
@@ -417,6 +463,7 @@ static int open_protected(lua_State *L)
   rt->frames = &rt->no_task;
   rt->thread = uv_thread_self();
   peri__list_init(&rt->clocks);
+  peri__list_init(&rt->sentries);
   if (peri__post_init(rt) < 0)
     return luaL_error(L, "perilune: cannot make a mutex");
   rt->closed = false;

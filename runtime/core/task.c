@@ -17,9 +17,14 @@
  * ours catches; <close> variables run, and may wait in the task itself, until
  * the grace is over; then the coroutines are closed where they stand.
  */
-#include "core.h"
+#include "debug.h"
+#include "inspect.h"
 
-enum { ROOT_TASK = PERI_ROOT_TASK, ROOT_HANDLER = 2, ROOT_FUNCTION = 3 };
+enum {
+  ROOT_TASK = PERI_ROOT_TASK,
+  ROOT_HANDLER = 2,
+  ROOT_FUNCTION = PERI_ROOT_FUNCTION
+};
 enum { MOST_POOLED = 131072, DEEP = 180 };
 
 /* -- Coroutines to use again ---------------------------------------------------- */
@@ -33,10 +38,17 @@ static lua_State *new_coroutine(lua_State *L, peri_loop *loop, int *anchor)
   return co;
 }
 
-static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int *anchor)
+/* The task is on top of the stack, what it is to call stands from fn on. */
+static lua_State *take_coroutine(lua_State *L, peri_loop *loop, int fn,
+                                 int *anchor)
 {
-  if (loop->pooled == 0)
+  if (loop->pooled == 0) {
+    if (loop->debug) { /* where none is kept: no other task need ask */
+      peri__debug_check_thread(L, loop->rt, loop);
+      peri__debug_note_call(L, loop->rt, fn);
+    }
     return new_coroutine(L, loop, anchor);
+  }
   peri_pooled *pooled = &loop->pool[--loop->pooled];
   *anchor = pooled->anchor;
   return pooled->co;
@@ -46,6 +58,8 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
 {
   if (loop->pooled < loop->pool_capacity)
     return true;
+  if (loop->debug)
+    return false;
   int capacity = loop->pool_capacity ? 2 * loop->pool_capacity : 64;
   size_t unit = sizeof *loop->pool;
   peri_pooled *pool =
@@ -94,6 +108,16 @@ static void give_coroutine(lua_State *L, peri_runtime *rt, peri_loop *loop,
   loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
 }
 
+void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  while (loop->pooled > 0)
+    peri__unanchor(L, loop, loop->pool[--loop->pooled].anchor);
+  peri__realloc(rt, loop->pool,
+                (size_t)loop->pool_capacity * sizeof *loop->pool, 0);
+  loop->pool = NULL;
+  loop->pool_capacity = 0;
+}
+
 /* -- The list of tasks ------------------------------------------------------------- */
 
 void peri__task_enlist(lua_State *L, peri_task *task)
@@ -109,6 +133,8 @@ void peri__task_enlist(lua_State *L, peri_task *task)
     loop->tasks = task;
   loop->newest = task;
   loop->task_count++;
+  if (peri_unlikely(loop->accounts))
+    peri__accounts_open(loop->rt, task);
 }
 
 static void delist(peri_loop *loop, peri_task *task)
@@ -151,7 +177,7 @@ static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
                            int idx)
 {
   peri__future_push_error(L, rt, idx);
-  lua_createtable(L, 0, 3);
+  lua_createtable(L, 0, 4);
   lua_pushliteral(L, "a spawned task failed");
   lua_setfield(L, -2, "message");
   lua_pushvalue(L, -2);
@@ -163,6 +189,7 @@ static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
   peri__trace_text(L, rt);
   lua_setfield(L, -3, "traceback");
   lua_pop(L, 1);
+  peri__debug_tell_source(L, rt, idx);
   peri__report(L, rt, task->future.loop);
   lua_pop(L, 1);
 }
@@ -172,7 +199,7 @@ static void fail(lua_State *L, peri_runtime *rt, peri_task *task, int idx)
 {
   peri_sentinel sentinel = peri__sentinel_of(L, rt, -1);
   if (sentinel == PERI_SENTINEL_EXIT || sentinel == PERI_SENTINEL_INTERRUPT)
-    rt->abort = sentinel;
+    peri__end_runs(L, rt, sentinel, task, idx, NULL);
   leave(L, rt, task);
   if (sentinel != PERI_SENTINEL_NONE) {
     /* for those who await it, a cancellation like any other */
@@ -193,6 +220,23 @@ static peri_task *promote(lua_State *L, peri_runtime *rt, peri_task *bare)
   peri_task *task = lua_touserdata(L, -1);
   lua_pop(L, 1);
   return task;
+}
+
+/* The task was cancelled, and ends with values. */
+static peri_cold void conclude_asked(lua_State *co, peri_runtime *rt,
+                                     peri_task *task, int values)
+{
+  leave(co, rt, task);
+  if (task->flags & PERI_T_MUST_CANCEL) {
+    /* right before it ended: its values are dropped */
+    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
+    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+    return;
+  }
+  peri__future_resolve(co, rt, ROOT_TASK, values);
+  if (task->future.loop->debug)
+    peri__debug_swallowed(co, rt, ROOT_TASK);
 }
 
 /* The task at ROOT_TASK ends with the values above ROOT_HANDLER, or with the
@@ -217,12 +261,8 @@ static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
   }
   if (status != LUA_OK && status != LUA_YIELD) {
     fail(co, rt, task, ROOT_TASK);
-  } else if (task->flags & PERI_T_MUST_CANCEL) {
-    /* cancelled right before it ended: its values are dropped */
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
-    leave(co, rt, task);
-    lua_getiuservalue(co, ROOT_TASK, PERI_UV_RESULT);
-    peri__future_settle_cancelled(co, rt, ROOT_TASK, false);
+  } else if (task->flags & (PERI_T_MUST_CANCEL | PERI_T_ASKED)) {
+    conclude_asked(co, rt, task, values);
   } else {
     leave(co, rt, task);
     peri__future_resolve(co, rt, ROOT_TASK, values);
@@ -295,10 +335,21 @@ static int root_handler(lua_State *co)
   lua_Debug ar;
   if (rt->task != NULL && lua_getstack(co, DEEP, &ar))
     rt->task->flags |= PERI_T_SPOILT;
-  return peri__trace_handler(co);
+  peri__trace_handler(co);
+  if (rt->debug)
+    peri__debug_trace_task(co, rt, 1);
+  return 1;
 }
 
 /* -- Making and starting ---------------------------------------------------------------- */
+
+/* How many tasks ago the creator of a new one was made, as task->elder has it.
+ */
+static inline uint32_t creator_gap(const peri_runtime *rt, uint64_t id)
+{
+  uint64_t gap = rt->task != NULL ? id - rt->task->id : 0;
+  return gap <= UINT32_MAX ? (uint32_t)gap : 0;
+}
 
 void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
 {
@@ -313,6 +364,7 @@ void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
   task->frames = NULL;
   task->cancels = 0;
   task->id = ++rt->next_id;
+  task->elder = creator_gap(rt, task->id);
   task->clock = rt->task != NULL && rt->task->future.loop == loop
                     ? rt->task->clock
                     : loop->clock;
@@ -334,7 +386,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   else
     peri__push_loop(L, loop);
   lua_setiuservalue(L, -2, PERI_UV_LOOP);
-  task->co = take_coroutine(L, loop, &task->anchor);
+  task->co = take_coroutine(L, loop, fn, &task->anchor);
   lua_State *co = task->co;
   if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
     peri__unanchor(L, loop, task->anchor);
@@ -511,8 +563,14 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
     lua_xmove(task->co, L, 1);
     top = lua_gettop(L);
   }
+  peri_lap lap;
+  bool timed = peri_unlikely(peri__has_accounts(task));
+  if (timed)
+    peri__lap_begin(rt, &lap);
   int status = resume(L, rt, task);
   task = peri__task_now(task);
+  if (timed)
+    peri__lap_end(rt, &lap, task);
   rt->task = NULL;
   stepped(L, rt, task, status, top);
   if (top != 0)
@@ -603,6 +661,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
   for (;;) {
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
+    task->flags |= PERI_T_ASKED;
     keep_message(L, idx, message_idx);
     if (waits_alone(task)) {
       wake_with(task, PERI_OUTCOME_CANCEL);

@@ -294,7 +294,7 @@ static int l_uncancel(lua_State *L)
 {
   peri_task *task = peri__check_task(L, peri__rt(L), 1);
   if (task->cancels > 0 && --task->cancels == 0)
-    task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
+    task->flags &= (uint16_t) ~(PERI_T_MUST_CANCEL | PERI_T_ASKED);
   lua_pushinteger(L, task->cancels);
   return 1;
 }

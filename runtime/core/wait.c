@@ -21,41 +21,17 @@ const char peri__parked_key = 'p';
 
 /* -- Why a wait is impossible ------------------------------------------------ */
 
-/* Pushes a name for the function of a frame: its global name if it has one. */
+/* Pushes a name for the function of a frame: its public name if it has one. */
 static void push_frame_name(lua_State *L, lua_State *co, lua_Debug *ar)
 {
-  static const char *const libraries[] = {
-      "_G",          LUA_TABLIBNAME, LUA_STRLIBNAME, LUA_IOLIBNAME,
-      LUA_OSLIBNAME, LUA_DBLIBNAME,  LUA_LOADLIBNAME};
   lua_getinfo(co, "nf", ar);
   if (co != L)
     lua_xmove(co, L, 1);
-  int function = lua_gettop(L);
-  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
-    if (lua_getfield(L, -1, libraries[i]) == LUA_TTABLE) {
-      lua_pushnil(L);
-      while (lua_next(L, -2)) {
-        if (lua_rawequal(L, -1, function) && lua_type(L, -2) == LUA_TSTRING) {
-          if (i == 0)
-            lua_pushvalue(L, -2);
-          else
-            lua_pushfstring(L, "%s.%s", libraries[i], lua_tostring(L, -2));
-          lua_replace(L, function);
-          lua_settop(L, function);
-          return;
-        }
-        lua_pop(L, 1);
-      }
-    }
-    lua_pop(L, 1);
-  }
-  lua_settop(L, function);
-  if (ar->name != NULL)
+  peri__push_public_name(L, -1);
+  if (lua_isnil(L, -1) && ar->name != NULL)
     lua_pushstring(L, ar->name);
-  else
+  else if (lua_isnil(L, -1))
     lua_pushliteral(L, "a C function");
-  lua_replace(L, function);
 }
 
 /* Whether C functions like this one let a wait through, so that they are not
@@ -66,12 +42,7 @@ static bool lets_through(lua_State *L, peri_runtime *rt, lua_State *co,
   lua_getinfo(co, "f", ar);
   if (co != L)
     lua_xmove(co, L, 1);
-  lua_CFunction f = lua_tocfunction(L, -1);
-  bool ours = false;
-  if (f != NULL && lua_getupvalue(L, -1, 1) != NULL) {
-    ours = lua_touserdata(L, -1) == rt;
-    lua_pop(L, 1);
-  }
+  bool ours = peri__is_binding(L, rt, -1);
   lua_pop(L, 1);
   return ours;
 }

@@ -17,8 +17,19 @@
 #include <string.h>
 
 #include "core.h"
+#include "inspect.h"
 
-enum { UV_OWNER = 1, UV_GIVE_UP = 2 };
+enum { UV_OWNER = 1, UV_GIVE_UP = 2, UV_HOLDER = 3 };
+
+/* A line of the library's. Who holds a lock is known by the coroutine (a user
+ * value), which costs a third of what the task itself would, and by the id,
+ * since another task may run there by now. */
+typedef struct peri_line {
+  peri_waiters waiters;
+  lua_State *holder; /* NULL: none, or not a lock's */
+  uint64_t holder_id;
+  bool is_lock;
+} peri_line;
 
 static peri_task *task_of(peri_list *turn)
 {
@@ -125,16 +136,29 @@ void peri__waiters_abandon(lua_State *L, peri_runtime *rt, peri_task *task)
 
 /* -- Lines of the library's locks ------------------------------------------- */
 
-static peri_waiters *check_line(lua_State *L, peri_runtime *rt)
+static peri_line *to_line(lua_State *L, peri_runtime *rt, int idx)
 {
-  if (lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1)) {
-    const void *meta = lua_topointer(L, -1);
-    lua_pop(L, 1);
-    if (meta == rt->meta_line)
-      return lua_touserdata(L, 1);
-  }
-  peri__arg_type_error(L, rt, 1, "line of waiters");
-  return NULL;
+  if (lua_type(L, idx) != LUA_TUSERDATA || !lua_getmetatable(L, idx))
+    return NULL;
+  const void *meta = lua_topointer(L, -1);
+  lua_pop(L, 1);
+  return meta == rt->meta_line ? lua_touserdata(L, idx) : NULL;
+}
+
+static peri_line *check_line(lua_State *L, peri_runtime *rt)
+{
+  peri_line *line = to_line(L, rt, 1);
+  if (peri_unlikely(line == NULL))
+    peri__arg_type_error(L, rt, 1, "line of waiters");
+  return line;
+}
+
+bool peri__waiters_push_owner(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (to_line(L, rt, idx) == NULL)
+    return false;
+  lua_getiuservalue(L, idx, UV_OWNER);
+  return true;
 }
 
 static void call_give_up(lua_State *L, peri_runtime *rt, peri_waiters *line,
@@ -150,6 +174,52 @@ static void call_give_up(lua_State *L, peri_runtime *rt, peri_waiters *line,
   lua_call(L, 2, 0);
 }
 
+/* The running task has got the lock whose line stands at index 1. */
+static void hold(lua_State *L, peri_runtime *rt, peri_line *line)
+{
+  peri_task *task = rt->task;
+  line->holder = NULL;
+  if (task == NULL) /* a callback has */
+    return;
+  lua_State *co = task->co;
+  lua_checkstack(co, 1);
+  lua_pushthread(co);
+  if (co != L)
+    lua_xmove(co, L, 1);
+  lua_setiuservalue(L, 1, UV_HOLDER);
+  line->holder = co;
+  line->holder_id = task->id;
+}
+
+/* The task with that id if it has started in that coroutine and not ended. */
+static peri_task *find_task(peri_runtime *rt, lua_State *co, uint64_t id)
+{
+  lua_Debug ar;
+  if (!lua_checkstack(co, 2) || !lua_getstack(co, 0, &ar))
+    return NULL;
+  lua_getstack(co, peri__last_level(co), &ar);
+  if (lua_getlocal(co, &ar, PERI_ROOT_TASK) == NULL)
+    return NULL;
+  peri_future *future = peri__to_future(co, rt, -1);
+  lua_pop(co, 1);
+  peri_task *task = NULL;
+  if (future != NULL && future->kind == PERI_KIND_GATHER)
+    task = peri__bare_find(future, id);
+  else if (future != NULL && future->kind == PERI_KIND_TASK)
+    task = (peri_task *)future;
+  return task != NULL && task->id == id && task->future.state == PERI_PENDING
+             ? task
+             : NULL;
+}
+
+peri_task *peri__waiters_holder(peri_runtime *rt, peri_waiters *waiters)
+{
+  peri_line *line = (peri_line *)waiters;
+  if (waiters->give_up != call_give_up || line->holder == NULL)
+    return NULL;
+  return find_task(rt, line->holder, line->holder_id);
+}
+
 /* line(what, owner, [give_up]): give_up(owner, woken) is called when a task
  * leaves by an error; it does not wait. */
 static int l_line(lua_State *L)
@@ -160,8 +230,11 @@ static int l_line(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   const char *what = names[luaL_checkoption(L, 1, NULL, names)];
   lua_settop(L, 3);
-  peri_waiters *line = lua_newuserdatauv(L, sizeof *line, 2);
-  peri__waiters_init(line, what, call_give_up);
+  peri_line *line = lua_newuserdatauv(L, sizeof *line, UV_HOLDER);
+  peri__waiters_init(&line->waiters, what, call_give_up);
+  line->holder = NULL;
+  line->holder_id = 0;
+  line->is_lock = what == names[0];
   peri__push_ref(L, rt, PERI_REF_LINE);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, 2);
@@ -174,52 +247,78 @@ static int l_line(lua_State *L)
 static int wait_k(lua_State *L, int status, lua_KContext ctx)
 {
   (void)status;
-  peri__waiters_unpark(L, (peri_runtime *)ctx);
+  peri_runtime *rt = (peri_runtime *)ctx;
+  peri_line *line = lua_touserdata(L, 1);
+  peri__waiters_unpark(L, rt);
+  if (line->is_lock)
+    hold(L, rt, line);
   return 0;
 }
 
-/* line_wait(line): at its end, until the turn has come */
+/* line_wait(line, [limited]): at its end, until the turn has come. A wait that
+ * ends by itself closes no circle. */
 static int l_line_wait(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_waiters *line = check_line(L, rt);
+  peri_line *line = check_line(L, rt);
+  bool limited = lua_toboolean(L, 2);
   lua_settop(L, 1);
-  peri__waiters_park(L, rt, line);
+  if (line->holder != NULL && !limited)
+    peri__cycle_check_line(L, rt, &line->waiters);
+  peri__waiters_park(L, rt, &line->waiters);
   return peri__park(L, rt, (lua_KContext)rt, wait_k);
 }
 
 /* line_wake(line) -> whether somebody was there */
 static int l_line_wake(lua_State *L)
 {
-  lua_pushboolean(L, peri__waiters_wake(check_line(L, peri__rt(L))));
+  lua_pushboolean(L, peri__waiters_wake(&check_line(L, peri__rt(L))->waiters));
   return 1;
 }
 
-/* line_wake_first(line): the turn of the first task comes, which stays first
- * until it runs; nothing if it has come already, or if that task is on its way
- * out. */
+/* line_wake_first(line): the lock is free; the turn of the first task comes,
+ * which stays first until it runs. Nothing if it has come already, or if that
+ * task is on its way out. */
 static int l_line_wake_first(lua_State *L)
 {
-  peri_waiters *line = check_line(L, peri__rt(L));
-  if (peri__waiters_empty(line))
+  peri_line *line = check_line(L, peri__rt(L));
+  line->holder = NULL;
+  if (peri__waiters_empty(&line->waiters))
     return 0;
-  peri_task *task = task_of(line->turns.next);
+  peri_task *task = task_of(line->waiters.turns.next);
   if (task->wait == PERI_WAIT_TURN)
     wake(task);
   return 0;
 }
 
-/* line_claimed(line): whether a task stands there that is not on its way out */
-static int l_line_claimed(lua_State *L)
+/* Whether a task stands there that is not on its way out. */
+static bool is_claimed(const peri_waiters *line)
 {
-  peri_waiters *line = check_line(L, peri__rt(L));
   peri_list *turn = line->turns.next;
   for (; turn != &line->turns; turn = turn->next) {
     peri_task *task = task_of(turn);
     if (task->wait == PERI_WAIT_TURN || task->flags & PERI_T_TURN)
-      break;
+      return true;
   }
-  lua_pushboolean(L, turn != &line->turns);
+  return false;
+}
+
+static int l_line_claimed(lua_State *L)
+{
+  lua_pushboolean(L, is_claimed(&check_line(L, peri__rt(L))->waiters));
+  return 1;
+}
+
+/* line_take(line) -> whether the lock, which is free, goes to the caller:
+ * nobody else has a claim */
+static int l_line_take(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_line *line = check_line(L, rt);
+  bool free = !is_claimed(&line->waiters);
+  if (free)
+    hold(L, rt, line);
+  lua_pushboolean(L, free);
   return 1;
 }
 
@@ -228,6 +327,7 @@ static const luaL_Reg functions[] = {{"line", l_line},
                                      {"line_wake", l_line_wake},
                                      {"line_wake_first", l_line_wake_first},
                                      {"line_claimed", l_line_claimed},
+                                     {"line_take", l_line_take},
                                      {NULL, NULL}};
 
 static const luaL_Reg meta[] = {{NULL, NULL}};

@@ -9,7 +9,7 @@
 #include <signal.h>
 #include <string.h>
 
-#include "core.h"
+#include "debug.h"
 
 typedef struct peri_watcher {
   peri_node node;   /* in the ready queue while an event waits */
@@ -91,7 +91,10 @@ static void call(lua_State *L, peri_runtime *rt, peri_loop *loop, int watcher,
   luaL_checkstack(L, n + 8, NULL);
   for (int i = 1; i <= n; i++)
     lua_rawgeti(L, list, i);
-  peri__call_protected(L, rt, loop, n - 1, what);
+  if (loop->debug)
+    peri__debug_call(L, rt, loop, n - 1, what);
+  else
+    peri__call_protected(L, rt, loop, n - 1, what);
   lua_settop(L, list - 1);
 }
 

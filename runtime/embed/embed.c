@@ -119,6 +119,25 @@ static int start(lua_State *L)
   return 0;
 }
 
+/* The goal is the task that ended a run which was stuck: its value is the error,
+ * unless it could not even do that. */
+static int keep_deadlock(lua_State *L, peri_runtime *rt)
+{
+  peri_future *goal = rt->main.goal;
+  luaL_checkstack(L, 10, NULL);
+  peri__push_ref(L, rt, PERI_REF_GOAL);
+  if (goal->state == PERI_FINISHED)
+    peri__future_return(L, rt, lua_gettop(L));
+  else if (goal->state == PERI_PENDING)
+    lua_pushliteral(L, "the run is stuck");
+  else
+    peri__future_push_error(L, rt, lua_gettop(L));
+  lua_remove(L, -2);
+  lua_pushnil(L);
+  keep_error(L, rt);
+  return PERI_EDEADLOCK;
+}
+
 /* How the main task ended. */
 static int outcome(lua_State *L, peri_runtime *rt)
 {
@@ -127,6 +146,8 @@ static int outcome(lua_State *L, peri_runtime *rt)
     return PERI_EEXIT;
   if (run->abort == PERI_SENTINEL_INTERRUPT)
     return PERI_EINTERRUPTED;
+  if (run->deadlocks > 0)
+    return keep_deadlock(L, rt);
   if (run->goal->state == PERI_FINISHED)
     return PERI_OK;
   if (run->goal->state == PERI_PENDING) { /* loop:stop() */
@@ -193,6 +214,8 @@ static void advance(lua_State *L, peri_runtime *rt)
       start_finish(L, rt);
       return;
     }
+  } else if (rt->main.deadlocks > 0 && rt->main_status == PERI_OK) {
+    rt->main_status = keep_deadlock(L, rt);
   }
   rt->main_phase = PERI_MAIN_NONE;
 }

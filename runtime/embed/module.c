@@ -12,6 +12,17 @@ static void log_to_stderr(void *ud, int level, const char *text)
   fprintf(stderr, "%s\n", text);
 }
 
+/* As with Lua's own variables, "lua -E" has none of it looked at. */
+static bool debug_in_environment(lua_State *L)
+{
+  lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+  bool ignored = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  const char *debug = getenv("PERILUNE_DEBUG");
+  return !ignored && debug != NULL && strcmp(debug, "") != 0 &&
+         strcmp(debug, "0") != 0;
+}
+
 static void attach(lua_State *L)
 {
   peri_runtime *rt;
@@ -19,10 +30,9 @@ static void attach(lua_State *L)
   if (peri_of(L) != NULL)
     return;
   peri_options_init(&options);
-  const char *debug = getenv("PERILUNE_DEBUG");
-  options.debug =
-      debug != NULL && strcmp(debug, "") != 0 && strcmp(debug, "0") != 0;
+  options.debug = debug_in_environment(L);
   options.log = log_to_stderr;
+  options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
     luaL_error(L, "not enough memory");
@@ -38,7 +48,8 @@ static int load(lua_State *L, const char *name)
   lua_getfield(L, -1, name);
   if (lua_isnil(L, -1))
     return luaL_error(L, "module '%s' is not part of perilune", name);
-  lua_call(L, 0, 1);
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
   return 1;
 }
 
@@ -47,7 +58,8 @@ static int load(lua_State *L, const char *name)
   X(perilune, "perilune")                                                      \
   X(perilune_log, "perilune.log")                                              \
   X(perilune_errors, "perilune.errors")                                        \
-  X(perilune_futures, "perilune.futures")
+  X(perilune_futures, "perilune.futures")                                      \
+  X(perilune_yieldable, "perilune.yieldable")
 
 #define X(symbol, name)                                                        \
   PERI_API int luaopen_##symbol(lua_State *L);                                 \

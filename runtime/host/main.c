@@ -2,13 +2,13 @@
  * main.c: the program `perilune`, a host that uses nothing but perilune.h.
  *
  * The command line is that of `lua`, and means the same. What it names
- * (LUA_INIT, each -e and -l, the script) runs in ONE main task, one after the
- * other, so all of it may wait: main_task pushes one step after the other and
- * calls it with itself as the continuation. Everything that can raise happens
- * in there as well.
+ * (LUA_INIT, each -e and -l, the script, then an interactive session: repl.c)
+ * runs in ONE main task, one after the other, so all of it may wait: main_task
+ * pushes one step after the other and calls it with itself as the continuation.
+ * Everything that can raise happens in there as well.
  *
  * Ctrl-C comes in three stages (see on_interrupt): cancel the main task, raise
- * in the running code, end the process.
+ * in the running code, end the process. SIGUSR1 has the tasks printed.
  */
 #include <errno.h>
 #include <limits.h>
@@ -23,6 +23,7 @@
 #include <lualib.h>
 
 #include "perilune.h"
+#include "repl.h"
 
 #define PROGRAM "perilune"
 
@@ -34,7 +35,7 @@ typedef struct host {
   int script;         /* where the script's name stands; argc: there is none */
   const char *module; /* of -m: the script is this module */
   bool code;          /* there was an -e */
-  bool version, help, debug, no_environment;
+  bool version, help, debug, no_environment, interactive;
   bool failed; /* an error that has been told already */
 } host;
 
@@ -42,6 +43,7 @@ static const char usage[] =
     "usage: " PROGRAM " [options] [script [args]]\n"
     "Available options are:\n"
     "  -e stat        execute string 'stat'\n"
+    "  -i             enter interactive mode after executing 'script'\n"
     "  -l mod         require library 'mod' into global 'mod'\n"
     "  -l g=mod       require library 'mod' into global 'g'\n"
     "  -m mod [args]  execute module 'mod' as the script\n"
@@ -66,12 +68,17 @@ static void say(const char *text)
 static peri_runtime *volatile interruptible;
 static volatile sig_atomic_t interrupt_count;
 
-static void handle(int number, void (*handler)(int))
+static void handle(int number, void (*handler)(int), int flags)
 {
-  struct sigaction action = {.sa_handler = handler};
-  /* Without SA_RESTART: a script that blocks in io.read is to notice. */
+  struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
   sigemptyset(&action.sa_mask);
   sigaction(number, &action, NULL);
+}
+
+static bool is_ignored(int number)
+{
+  struct sigaction action;
+  return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 /* A second after an interrupt that nobody has seen: the next stage. */
@@ -90,12 +97,28 @@ static void on_interrupt(int number)
   int saved = errno;
   peri_runtime *runtime = interruptible;
   (void)number;
-  if (!runtime || ++interrupt_count >= 3)
+  /* In a session an interrupt that was seen has ended no more than a line. */
+  if (runtime && repl_runs() && peri_interrupts_pending(runtime) == 0)
+    interrupt_count = 0;
+  if (!runtime || ++interrupt_count >= 3) {
+    repl_restore();
     _exit(EXIT_INTERRUPTED);
+  }
   peri_interrupt(runtime);
   /* Taken only now: until then SIGALRM is the script's. */
-  handle(SIGALRM, on_alarm);
+  handle(SIGALRM, on_alarm, 0);
   alarm(1);
+  errno = saved;
+}
+
+/* Like a debugger's look: the script does not notice. */
+static void on_look(int number)
+{
+  int saved = errno;
+  peri_runtime *runtime = interruptible;
+  (void)number;
+  if (runtime)
+    peri_print_tasks(runtime);
   errno = saved;
 }
 
@@ -106,14 +129,16 @@ static void on_pipe(int number)
 
 static void catch_signals(peri_runtime *runtime)
 {
-  struct sigaction old;
   interruptible = runtime;
-  /* A shell starts background jobs with SIGINT ignored; let that stand. */
-  if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-    handle(SIGINT, on_interrupt);
+  /* A shell starts background jobs with SIGINT ignored; let that stand.
+   * Without SA_RESTART: a script that blocks in io.read is to notice. */
+  if (!is_ignored(SIGINT))
+    handle(SIGINT, on_interrupt, 0);
+  if (!is_ignored(SIGUSR1))
+    handle(SIGUSR1, on_look, SA_RESTART);
   /* A handler that does nothing is as good as SIG_IGN (writes give EPIPE),
    * and unlike that it is not inherited by the programs we start. */
-  handle(SIGPIPE, on_pipe);
+  handle(SIGPIPE, on_pipe, 0);
 }
 
 /* -- The command line ------------------------------------------------------ */
@@ -160,6 +185,9 @@ static bool read_option(host *h, int *i)
   case 'm':
     h->module = option_argument(h, i);
     return h->module != NULL;
+  case 'i': /* implies -v, as in lua */
+    h->interactive = h->version = true;
+    break;
   case 'E':
     h->no_environment = true;
     break;
@@ -386,10 +414,15 @@ static int push_step(lua_State *L, host *h, int *at)
     if (option[1] == 'W')
       lua_warning(L, "@on", 0);
   }
-  if (*at > h->argc || !wants_script(h))
-    return -1;
-  *at = h->argc + 1;
-  return push_script(L, h);
+  if (*at <= h->argc && wants_script(h)) {
+    *at = h->argc + 1;
+    return push_script(L, h);
+  }
+  if (*at <= h->argc + 1 && h->interactive) {
+    *at = h->argc + 2;
+    return repl_push(L, h->no_environment);
+  }
+  return -1;
 }
 
 static int main_task(lua_State *L, int status, lua_KContext context)
@@ -417,6 +450,7 @@ static void on_log(void *ud, int level, const char *text)
 {
   (void)ud;
   (void)level;
+  repl_make_room();
   fflush(stdout);
   fprintf(stderr, "%s\n", text);
 }
@@ -427,9 +461,10 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
 {
   peri_options options;
   peri_options_init(&options);
-  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT;
+  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
+  options.deadlock = 1;
   options.log = on_log;
   if (!h->no_environment)
     return peri_new(runtime, &options);
@@ -471,21 +506,18 @@ static void show_version(void)
 }
 
 /* Returns true if the command line leaves nothing to run. */
-static bool ends_early(const host *h, int *code)
+static bool ends_early(host *h, int *code)
 {
   *code = EXIT_SUCCESS;
+  if (wants_script(h) && h->script == h->argc && isatty(STDIN_FILENO))
+    h->interactive = h->version = true;
   if (h->help) {
     fputs(usage, stdout);
     return true;
   }
   if (h->version) {
     show_version();
-    return h->script == h->argc && !h->code;
-  }
-  if (wants_script(h) && h->script == h->argc && isatty(STDIN_FILENO)) {
-    fputs(usage, stderr);
-    *code = EXIT_FAILURE;
-    return true;
+    return h->script == h->argc && !h->code && !h->interactive;
   }
   return false;
 }
@@ -513,6 +545,8 @@ int main(int argc, char **argv)
   if (!h.no_environment && debug_in_environment())
     h.debug = true;
 
+  if (h.interactive)
+    repl_prepare();
   peri_runtime *runtime = NULL;
   lua_State *own = NULL;
   int status = make_runtime(&h, &runtime, &own);

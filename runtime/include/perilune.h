@@ -46,7 +46,8 @@ typedef enum peri_status {
   PERI_EEXIT = -3,        /* the script called os.exit: see peri_exit_code() */
   PERI_EINTERRUPTED = -4, /* peri_interrupt() ended the main task */
   PERI_EINVAL = -5,       /* wrong argument, or wrong state for the call */
-  PERI_EUV = -6           /* libuv refused: see peri_error() */
+  PERI_EUV = -6,          /* libuv refused: see peri_error() */
+  PERI_EDEADLOCK = -7     /* nothing could happen any more: see peri_error() */
 } peri_status;
 
 /* Parts of the Lua state that a host may want left as they are. What is lost:
@@ -57,6 +58,7 @@ enum {
   PERI_PATCH_COROUTINE = 1 << 0, /* coroutine.* */
   PERI_PATCH_PCALL = 1 << 1,     /* pcall, xpcall */
   PERI_PATCH_EXIT = 1 << 2,      /* os.exit unwinds to the host */
+  PERI_PATCH_REQUIRE = 1 << 3,   /* require lets modules wait */
   PERI_PATCH_DEFAULT = PERI_PATCH_COROUTINE | PERI_PATCH_PCALL
 };
 
@@ -72,7 +74,14 @@ typedef struct peri_options {
   unsigned patch;      /* PERI_PATCH_* */
   int sigpipe_ignored; /* the host ignores SIGPIPE itself: steps need not
                            block it in their thread */
-  int debug;           /* debug mode for every loop */
+  int debug;           /* debug mode for every loop (README, "Debug mode").
+                           The environment variable PERILUNE_DEBUG is the
+                           program's and the module's: a host that wants it
+                           reads it. */
+  int deadlock;        /* peri_run ends with PERI_EDEADLOCK, and a script's own
+                           run raises DeadlockError, where it would block for
+                           ever. Unsound unless every thread of the host that
+                           is going to post has a hold: see peri_hold. */
   /* Where the log goes (level as in perilune.log: 10 to 50). NULL: to Lua's
    * warn(). The text is valid during the call. */
   void (*log)(void *ud, int level, const char *text);
@@ -148,6 +157,20 @@ PERI_API int peri_backend_timeout(peri_runtime *runtime);
 typedef void (*peri_post_cb)(lua_State *L, void *argument);
 PERI_API int peri_post(peri_runtime *runtime, peri_post_cb callback,
                        void *argument);
+
+/* A hold says that something outside of the runtime will post: as long as there
+ * is one the runtime is not found to be in a deadlock (peri_options.deadlock),
+ * and virtual clocks stand still. Take it before the thread that is to post is
+ * started, or where another hold is in force, and release it once, after the
+ * last post. Any thread; not after peri_close has begun. */
+PERI_API void peri_hold(peri_runtime *runtime);
+PERI_API void peri_release(peri_runtime *runtime);
+
+/* Has the tree of tasks, each with what it does and waits for, written to the
+ * log (level 20): in the next round, or at once if the runtime's thread runs a
+ * script and this is called in a signal handler there. Any thread, and safe in
+ * a signal handler. */
+PERI_API void peri_print_tasks(peri_runtime *runtime);
 
 /* Ctrl-C for scripts. The first call cancels the main task; the next raises an
  * error no pcall of ours catches: in the running code at once when it is called

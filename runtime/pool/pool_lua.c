@@ -116,15 +116,30 @@ static void push_failure(lua_State *L, peri_runtime *rt, const char *text)
                    text ? text : "not enough memory");
 }
 
-static void push_broken(lua_State *L, peri_runtime *rt, const char *why)
+/* Makes the RuntimeError on top one of a class that extends that. */
+static void specialise(lua_State *L, peri_runtime *rt, const char *name)
 {
-  peri__push_error(L, rt, PERI_ERR_RUNTIME,
-                   "the pool is broken, its initializer failed: %s", why);
-  lua_pushliteral(L, "BrokenThreadPool");
+  lua_pushstring(L, name);
   if (peri__error_class_find(L, rt))
     lua_setmetatable(L, -2);
   else
     lua_pop(L, 1);
+}
+
+static void push_broken(lua_State *L, peri_runtime *rt, const char *why)
+{
+  peri__push_error(L, rt, PERI_ERR_RUNTIME,
+                   "the pool is broken, its initializer failed: %s", why);
+  specialise(L, rt, "BrokenThreadPool");
+}
+
+static void push_stuck(lua_State *L, peri_runtime *rt, const char *text)
+{
+  static const char class_[] = "DeadlockError: ";
+  if (text != NULL && strncmp(text, class_, strlen(class_)) == 0)
+    text += strlen(class_);
+  push_failure(L, rt, text);
+  specialise(L, rt, "DeadlockError");
 }
 
 /* [future] [job] [why the pool is broken]: ends the future as the job did. */
@@ -143,6 +158,9 @@ static int settle_future(lua_State *L)
   case PERI__JOB_RAISED:
     peri__decode(L, rt, out->data, out->length, true);
     add_trace(L, rt, 4);
+    break;
+  case PERI__JOB_STUCK:
+    push_stuck(L, rt, job->text);
     break;
   case PERI__JOB_BROKEN:
     push_broken(L, rt, broken);
@@ -314,9 +332,10 @@ static char *copy_path(lua_State *L, const char *name)
 static void fill_options(const peri_runtime *rt, peri_options *options)
 {
   peri_options_init(options);
-  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT;
+  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
   options->memory_limit = rt->options.memory_limit;
   options->debug = rt->options.debug;
+  options->deadlock = rt->options.deadlock;
   options->sigpipe_ignored = 1; /* blocked in worker threads */
 }
 

@@ -12,6 +12,7 @@ typedef enum peri__outcome {
   PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */
   PERI__JOB_RETURNED, /* out: its results */
   PERI__JOB_RAISED,   /* out: the error, and its traceback or nil */
+  PERI__JOB_STUCK,    /* it would have waited for ever: text, as above */
   PERI__JOB_BROKEN    /* the pool is broken: see peri__thread_pool_broken */
 } peri__outcome;
 

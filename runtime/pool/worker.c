@@ -82,6 +82,13 @@ static void send_error(lua_State *L, peri__job *job)
   job->outcome = PERI__JOB_FAILED;
 }
 
+/* Whether the error on top is the cancellation that ends a deadlock. */
+static bool was_stuck(lua_State *L, peri_runtime *rt)
+{
+  return rt->main_phase == PERI_MAIN_RUNS && rt->main.deadlocks > 0 &&
+         peri__is_cancelled_error(L, rt, -1);
+}
+
 static int job_ended(lua_State *L, int status, lua_KContext context)
 {
   peri__job *job = (peri__job *)context;
@@ -90,6 +97,10 @@ static int job_ended(lua_State *L, int status, lua_KContext context)
     return 0;
   if (peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE)
     return lua_error(L);
+  if (was_stuck(L, rt)) {
+    job->outcome = PERI__JOB_STUCK;
+    return 0;
+  }
   luaL_checkstack(L, LUA_MINSTACK, "error");
   lua_pushfstring(L, "in worker %s", job->worker);
   peri__trace_label(L, rt, -2, lua_tostring(L, -1));
@@ -169,7 +180,8 @@ void peri__worker_run(peri__worker *worker, peri__job *job)
   if (status == PERI_OK)
     return;
   /* The job may have ended well, and a task that it left behind badly. */
-  if (job->outcome == PERI__JOB_FAILED && job->text == NULL)
+  if ((job->outcome == PERI__JOB_FAILED || job->outcome == PERI__JOB_STUCK) &&
+      job->text == NULL)
     job->text = tell_failure(worker->rt, status);
   peri__worker_close(worker);
 }

@@ -42,6 +42,11 @@ function support.trace()
   return lines, say
 end
 
+---A pattern that matches exactly the text.
+function support.literal(text)
+  return (text:gsub("%p", "%%%0"))
+end
+
 ---A closable that calls fn with the error, as `finally` would.
 function support.finally(fn)
   return setmetatable({}, { __close = function(_, err) fn(err) end })
@@ -210,17 +215,24 @@ function support.run_program(arguments, input)
   return support.shell(table.concat(words, " "), input)
 end
 
----Runs code by stock lua5.4, which finds the module perilune.so where the
----program under test lies. $PERILUNE_PRELOAD is preloaded: a sanitizer's
----runtime has to come first in a program that was built without it.
-function support.run_stock(code)
+---The path on which stock lua5.4 finds the module perilune.so: where the program
+---under test lies.
+function support.stock_cpath()
   local module = os.getenv "PERILUNE_MODULE" or support.program
-  local cpath = module:match "^(.*/)[^/]*$" .. "?.so"
+  return module:match "^(.*/)[^/]*$" .. "?.so"
+end
+
+---Runs code by stock lua5.4. $PERILUNE_PRELOAD is preloaded: a sanitizer's
+---runtime has to come first in a program that was built without it. Options:
+---`env`, assignments put before it; `options` of lua5.4; an `argument`.
+function support.run_stock(code, options)
+  options = options or {}
   local preload = os.getenv "PERILUNE_PRELOAD"
   return support.shell(table.concat({
-    "exec env", "LUA_CPATH=" .. quote(cpath .. ";;"),
-    preload and "LD_PRELOAD=" .. quote(preload) or "",
-    "timeout -k 5 60 lua5.4", quote(support.file(code)),
+    "exec env", "LUA_CPATH=" .. quote(support.stock_cpath() .. ";;"),
+    preload and "LD_PRELOAD=" .. quote(preload) or "", options.env or "",
+    "timeout -k 5 60 lua5.4", options.options or "", quote(support.file(code)),
+    quote(options.argument or ""),
   }, " "))
 end
 

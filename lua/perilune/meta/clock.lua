@@ -16,7 +16,7 @@ function Clock:now() end
 ---Moves a manual or virtual clock on, scaled; a paused one stays.
 ---
 ---Raises ValueError for a real clock and for a negative time.
----@param seconds number
+---@param seconds number of seconds
 function Clock:advance(seconds) end
 
 ---Stops the clock until `resume`.

@@ -3,7 +3,7 @@
 ---A call that has not begun; it is made when the object is awaited, or as a task.
 ---
 ---Python: a coroutine object.
----@class perilune.Coroutine
+---@class perilune.Coroutine: perilune.Awaitable
 local Coroutine = {}
 
 ---Makes the call, in the same task, and returns what it returns.

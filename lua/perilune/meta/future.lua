@@ -4,7 +4,7 @@
 ---gathers set their own.
 ---
 ---Python: `asyncio.Future`.
----@class perilune.Future
+---@class perilune.Future: perilune.Awaitable
 local Future = {}
 
 ---Waits until the future is done and returns its values. Of a future that is
@@ -92,3 +92,14 @@ function Future:get_loop() end
 ---The stacks that the error of a failed future has passed, innermost first.
 ---@return string? text nil if it has not failed
 function Future:traceback() end
+
+---The future of a gather: it is done when all that was gathered is, or with the
+---first error. To cancel it cancels them.
+---
+---Python: the future that `asyncio.gather` returns.
+---@class perilune.Gather: perilune.Future
+local Gather = {}
+
+---What may be awaited: futures, tasks, gathers, coroutine objects, and objects
+---whose metatable has a function `__await(self)`, which waits and returns values.
+---@class perilune.Awaitable

@@ -6,6 +6,10 @@
 ---@class perilune
 local perilune = {}
 
+---What is held by a `<close>` variable, and does its work when that goes out of
+---scope.
+---@class perilune.Closable
+
 ---Makes a task of a function, which starts in the next round of the running
 ---loop; or of a coroutine object, or of a call table `{fn, a, b, n=, name=,
 ---context=, eager=}`.
@@ -152,7 +156,7 @@ function perilune.Clock(options) end
 ---
 ---Raises RuntimeError outside of tasks.
 ---@param clock perilune.Clock
----@return table closable
+---@return perilune.Closable closable
 function perilune.use_clock(clock) end
 
 -- What Lua does.
@@ -206,10 +210,12 @@ perilune.gather = require "perilune.tasks".gather
 perilune.iscoroutinefunction = require "perilune.coroutines".iscoroutinefunction
 perilune.map = require "perilune.combinators".map
 perilune.move_on_after = require "perilune.timeouts".move_on_after
+perilune.print_tasks = require "perilune.inspect".print_tasks
 perilune.race = require "perilune.combinators".race
 perilune.run = require "perilune.runner".run
 perilune.run_coroutine_threadsafe = require "perilune.tasks".run_coroutine_threadsafe
 perilune.shield = require "perilune.tasks".shield
+perilune.tasks = require "perilune.inspect".tasks
 perilune.timeout = require "perilune.timeouts".timeout
 perilune.timeout_at = require "perilune.timeouts".timeout_at
 perilune.to_thread = require "perilune.tasks".to_thread

@@ -1,0 +1,169 @@
+/*
+ * session.c: what an interactive session needs of the core.
+ *
+ * A session is a main task that runs one line after another. What ends a line
+ * must not end the session: attempt() is a protected call that answers Ctrl-C,
+ * too. It catches the interrupt that no pcall of ours catches, and the
+ * cancellation that came first, and takes back what both have left in the task,
+ * so that the next Ctrl-C is a first one again. A kill of the main task and
+ * os.exit go through, and any cancellation once the run is over: they mean the
+ * session itself.
+ *
+ * An interrupt that is raised in a background task or in a callback ends no
+ * more than that; outside a session it ends the runs (peri__end_runs).
+ */
+#include "core.h"
+
+enum { ATTEMPT_HANDLER = 1 };
+
+static bool is_interrupt(lua_State *L, peri_runtime *rt)
+{
+  switch (peri__sentinel_of(L, rt, -1)) {
+  case PERI_SENTINEL_INTERRUPT:
+    return true;
+  case PERI_SENTINEL_KILL: /* how an interrupt that was caught comes back */
+    return rt->interrupt_stage == 2;
+  case PERI_SENTINEL_NONE:
+    return rt->interrupt_stage > 0 && peri__is_cancelled_error(L, rt, -1);
+  default:
+    return false;
+  }
+}
+
+/* Takes back what was asked of the task since it had been cancelled so many
+ * times. */
+static void answer(lua_State *L, peri_runtime *rt, uint32_t cancels)
+{
+  peri_task *task = rt->task;
+  uint16_t asked = PERI_T_MUST_CANCEL;
+  if (rt->interrupt_stage == 2) /* it kills, see run_interrupts */
+    asked |= PERI_T_KILLED;
+  if (task->flags & PERI_T_UNWINDS) {
+    peri__push_ref(L, rt, PERI_REF_KILLS);
+    lua_pushthread(L);
+    lua_pushnil(L);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+    task->flags &= (uint16_t)~PERI_T_UNWINDS;
+  }
+  task->flags &= (uint16_t)~asked;
+  task->cancels = cancels;
+  peri__interrupt_reset(rt);
+}
+
+/* The error is on top: whose it is, and what it says. */
+static int push_failure(lua_State *L, peri_runtime *rt)
+{
+  int err = lua_gettop(L);
+  lua_pushboolean(L, false);
+  lua_pushliteral(L, "error");
+  lua_pushvalue(L, err);
+  peri__trace_push(L, rt, err);
+  if (lua_istable(L, -1))
+    peri__trace_text(L, rt);
+  return 4;
+}
+
+/* The run is over, and the main task is cancelled like all that is left: there
+ * is to be no next line. */
+static int go_through(lua_State *L, peri_runtime *rt, bool failed)
+{
+  if (failed)
+    return lua_error(L);
+  lua_pushnil(L);
+  peri__push_cancelled(L, rt);
+  return lua_error(L);
+}
+
+static int attempt_k(lua_State *L, int status, lua_KContext ctx)
+{
+  peri_runtime *rt = peri__rt(L);
+  if (!lua_checkstack(L, 16)) {
+    lua_settop(L, ATTEMPT_HANDLER);
+    lua_pushliteral(L, "too many results");
+    status = LUA_ERRRUN;
+  }
+  bool failed = status != LUA_OK && status != LUA_YIELD;
+  if (rt->main_phase != PERI_MAIN_RUNS)
+    return go_through(L, rt, failed);
+  if (!failed) {
+    answer(L, rt, (uint32_t)ctx);
+    lua_pushboolean(L, true);
+    lua_replace(L, ATTEMPT_HANDLER);
+    return lua_gettop(L);
+  }
+  bool interrupted = is_interrupt(L, rt);
+  if (!interrupted && peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE)
+    return lua_error(L);
+  answer(L, rt, (uint32_t)ctx);
+  if (!interrupted)
+    return push_failure(L, rt);
+  lua_pushboolean(L, false);
+  lua_pushliteral(L, "interrupt");
+  return 2;
+}
+
+/* attempt(fn, ...) -> true, values...
+ *                   | false, "interrupt"
+ *                   | false, "error", error, traceback or nil */
+static int l_attempt(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_task *task = rt->task;
+  peri__check_function(L, rt, 1);
+  if (task == NULL || task->co != L)
+    return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                       "attempt works at the level of a task only");
+  peri__push_ref(L, rt, PERI_REF_TRACE_HANDLER);
+  lua_insert(L, ATTEMPT_HANDLER);
+  lua_KContext ctx = (lua_KContext)task->cancels;
+  int status = lua_pcallk(L, lua_gettop(L) - ATTEMPT_HANDLER - 1, LUA_MULTRET,
+                          ATTEMPT_HANDLER, ctx, attempt_k);
+  return attempt_k(L, status, ctx);
+}
+
+/* session(on) */
+static int l_session(lua_State *L)
+{
+  peri__rt(L)->session = lua_toboolean(L, 1);
+  return 0;
+}
+
+/* Whose end it was: a task, which stands at idx, or what is so named. */
+static void report_interrupted(lua_State *L, peri_runtime *rt, peri_task *task,
+                               int idx, const char *what)
+{
+  if (!lua_checkstack(L, 16))
+    return;
+  lua_createtable(L, 0, 2);
+  lua_pushfstring(L, "%s was ended by an interrupt",
+                  task != NULL ? "a task" : what);
+  lua_setfield(L, -2, "message");
+  if (task != NULL) {
+    peri__task_name(L, rt, task, idx);
+    lua_setfield(L, -2, "task");
+  }
+  peri__report(L, rt, rt->run->loop);
+}
+
+void peri__end_runs(lua_State *L, peri_runtime *rt, peri_sentinel why,
+                    peri_task *task, int idx, const char *what)
+{
+  bool spares = why == PERI_SENTINEL_INTERRUPT && rt->session &&
+                rt->run == &rt->main &&
+                (task == NULL || &task->future != rt->main.goal);
+  if (!spares) {
+    rt->abort = why;
+    return;
+  }
+  peri__interrupt_reset(rt);
+  report_interrupted(L, rt, task, idx, what);
+}
+
+static const luaL_Reg functions[] = {
+    {"attempt", l_attempt}, {"session", l_session}, {NULL, NULL}};
+
+void peri__session_open(lua_State *L, peri_runtime *rt)
+{
+  peri__register(L, rt, functions);
+}
