@@ -372,6 +372,7 @@ struct peri_run_record {
   X(SCOPE)                                                                     \
   X(STREAM) /* of io/, once the script uses it */                              \
   X(SERVER)                                                                    \
+  X(PROCESS)                                                                   \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \
@@ -476,6 +477,7 @@ struct peri_runtime {
   bool sigpipe_blocked, sigpipe_pending; /* before us */
   struct peri_heap *heap;                /* of peri_new */
   struct peri_workers *workers;          /* io/work.c; NULL: none yet */
+  struct peri_process *orphans;          /* io/process.c */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -980,6 +982,8 @@ void peri__attend_work(peri_runtime *rt);
 /* io/work.c */
 void peri__work_attend(peri_runtime *rt);
 void peri__work_close(peri_runtime *rt);
+/* io/process.c: children whose loops have closed are left to themselves */
+void peri__process_close(peri_runtime *rt);
 
 /* watch.c: readers, writers, signal handlers */
 void peri__watch_open(lua_State *L, peri_runtime *rt);

@@ -390,7 +390,8 @@ static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
   static const char *const private[] = {"perilune._core", "perilune._pool",
-                                        "perilune._yieldable"};
+                                        "perilune._yieldable", "perilune._net",
+                                        "perilune._process"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
     for (const peri_bundled *module = peri__bundle; module->name; module++) {
@@ -413,6 +414,7 @@ static int close_protected(lua_State *L)
   close_loops(L, rt);
   peri__debug_close(L, rt);
   peri__work_close(rt);
+  peri__process_close(rt);
   forget_modules(L);
   return 0;
 }

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "../core/core.h"
-#include "../io/io.h"
+#include "../io/process.h"
 #include "../pool/pool.h"
 #include "heap.h"
 
@@ -340,6 +340,8 @@ static int preload_modules(lua_State *L)
   lua_setfield(L, -2, "perilune._pool");
   lua_pushcfunction(L, peri__net_open);
   lua_setfield(L, -2, "perilune._net");
+  lua_pushcfunction(L, peri__process_open);
+  lua_setfield(L, -2, "perilune._process");
   return 0;
 }
 
