@@ -373,6 +373,7 @@ struct peri_run_record {
   X(STREAM) /* of io/, once the script uses it */                              \
   X(SERVER)                                                                    \
   X(PROCESS)                                                                   \
+  X(SIGNALS)                                                                   \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \
@@ -478,6 +479,7 @@ struct peri_runtime {
   struct peri_heap *heap;                /* of peri_new */
   struct peri_workers *workers;          /* io/work.c; NULL: none yet */
   struct peri_process *orphans;          /* io/process.c */
+  struct peri_signal_use *signal_uses;   /* watch.c */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -989,5 +991,12 @@ void peri__process_close(peri_runtime *rt);
 void peri__watch_open(lua_State *L, peri_runtime *rt);
 void peri__watch_run(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__watch_close_all(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Has the callback called for a signal,. What the signal did before it does again when the last handle of the
+ * runtime's for it has been stopped. 0, or a libuv error: the handle is not
+ * initialised then. */
+int peri__signal_start(peri_runtime *rt, uv_loop_t *uv, uv_signal_t *handle,
+                       uv_signal_cb callback, int number);
+void peri__signal_stop(peri_runtime *rt, uv_signal_t *handle, int number,
+                       uv_close_cb closed);
 
 #endif

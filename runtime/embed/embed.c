@@ -342,6 +342,8 @@ static int preload_modules(lua_State *L)
   lua_setfield(L, -2, "perilune._net");
   lua_pushcfunction(L, peri__process_open);
   lua_setfield(L, -2, "perilune._process");
+  lua_pushcfunction(L, peri__signal_open);
+  lua_setfield(L, -2, "perilune._signal");
   return 0;
 }
 

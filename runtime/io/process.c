@@ -18,7 +18,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "core/signals.h"
 #include "io/process.h"
 
 enum { UNKNOWN_CODE = 255 };
@@ -540,23 +539,6 @@ static const luaL_Reg functions[] = {{"spawn", l_spawn},
                                      {"lend", l_lend},
                                      {NULL, NULL}};
 
-static void push_signals(lua_State *L)
-{
-  static const struct {
-    const char *name;
-    int number;
-  } signals[] = {
-#define X(name) {#name, name},
-      PERI_SIGNALS(X)
-#undef X
-  };
-  lua_newtable(L);
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    lua_pushinteger(L, signals[i].number);
-    lua_setfield(L, -2, signals[i].name);
-  }
-}
-
 int peri__process_open(lua_State *L)
 {
   peri_runtime *rt = peri_of(L);
@@ -567,7 +549,7 @@ int peri__process_open(lua_State *L)
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, functions, 1);
-  push_signals(L);
+  peri__push_signals(L);
   lua_setfield(L, -2, "signals");
   return 1;
 }

@@ -294,7 +294,7 @@ describe("perilune.subprocess", function()
   end)
 
   it("refuses a stream which has read ahead, or is closed", function()
-    local process = shell("echo one; echo two", { stdout = PIPE })
+    local process = shell("printf 'one\\ntwo\\n'", { stdout = PIPE })
     process.stdout:readline()
     assert.is_false((pcall(exec, "cat", { stdin = process.stdout })))
     process.stdout:close()
