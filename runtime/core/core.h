@@ -374,6 +374,7 @@ struct peri_run_record {
   X(SERVER)                                                                    \
   X(PROCESS)                                                                   \
   X(SIGNALS)                                                                   \
+  X(RAW)                                                                       \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \
@@ -480,6 +481,7 @@ struct peri_runtime {
   struct peri_workers *workers;          /* io/work.c; NULL: none yet */
   struct peri_process *orphans;          /* io/process.c */
   struct peri_signal_use *signal_uses;   /* watch.c */
+  struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -986,6 +988,8 @@ void peri__work_attend(peri_runtime *rt);
 void peri__work_close(peri_runtime *rt);
 /* io/process.c: children whose loops have closed are left to themselves */
 void peri__process_close(peri_runtime *rt);
+/* io/stdio.c: restores the terminal */
+void peri__stdio_close(peri_runtime *rt);
 
 /* watch.c: readers, writers, signal handlers */
 void peri__watch_open(lua_State *L, peri_runtime *rt);

@@ -416,6 +416,7 @@ static int close_protected(lua_State *L)
   peri__debug_close(L, rt);
   peri__work_close(rt);
   peri__process_close(rt);
+  peri__stdio_close(rt);
   forget_modules(L);
   return 0;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../core/core.h"
+#include "../io/fd_stream.h"
 #include "../io/process.h"
 #include "../pool/pool.h"
 #include "heap.h"
@@ -344,6 +345,8 @@ static int preload_modules(lua_State *L)
   lua_setfield(L, -2, "perilune._process");
   lua_pushcfunction(L, peri__signal_open);
   lua_setfield(L, -2, "perilune._signal");
+  lua_pushcfunction(L, peri__stdio_open);
+  lua_setfield(L, -2, "perilune._stdio");
   return 0;
 }
 

@@ -63,8 +63,7 @@ static int look_at(const peri_launch *launch, const char *file)
   char there[2 * PATH_MAX];
   struct stat what;
   if (launch->cwd != NULL && file[0] != '/') {
-    int length =
-        snprintf(there, sizeof there, "%s/%s", launch->cwd, file);
+    int length = snprintf(there, sizeof there, "%s/%s", launch->cwd, file);
     if (length < 0 || (size_t)length >= sizeof there)
       return -ENAMETOOLONG;
     file = there;
@@ -83,9 +82,8 @@ static int look_at(const peri_launch *launch, const char *file)
 static int find(const peri_launch *launch, char *file, size_t size)
 {
   if (strchr(launch->name, '/') != NULL || launch->name[0] == '\0')
-    return snprintf(file, size, "%s", launch->name) < (int)size
-               ? 0
-               : -ENAMETOOLONG;
+    return snprintf(file, size, "%s", launch->name) < (int)size ? 0
+                                                                : -ENAMETOOLONG;
   int code = -ENOENT;
   const char *from = launch->path;
   while (true) {
@@ -145,8 +143,8 @@ static int add_descriptors(posix_spawn_file_actions_t *actions,
     else if (fd == PERI_CHILD_STDOUT)
       code = posix_spawn_file_actions_adddup2(actions, 1, i);
     else if (fd == PERI_CHILD_NULL)
-      code = posix_spawn_file_actions_addopen(actions, i, "/dev/null", O_RDWR,
-                                              0);
+      code =
+          posix_spawn_file_actions_addopen(actions, i, "/dev/null", O_RDWR, 0);
   }
 #if HAS_CLOSEFROM
   if (code == 0)

@@ -22,7 +22,7 @@ typedef struct peri_launch {
   char *const *argv, *const *envp;
   const char *cwd; /* NULL: ours */
   int fds[3];
-  bool session;         /* a new one */
+  bool session; /* a new one */
   bool has_uid, has_gid;
   uid_t uid;
   gid_t gid;
@@ -45,8 +45,8 @@ struct peri_process {
   pid_t pid;
   int returncode; /* once it has exited */
   bool exited, watched;
-  bool by_thread;      /* how it is watched */
-  int pidfd;           /* -1: none */
+  bool by_thread;       /* how it is watched */
+  int pidfd;            /* -1: none */
   peri_process *orphan; /* the next one whose loop has closed before it ended */
   peri_waiters waiters;
   uv_thread_t thread;

@@ -137,8 +137,8 @@ static int start(peri_signals *signals, uv_loop_t *uv)
 {
   for (int i = 0; i < signals->count; i++) {
     signal_slot *slot = &signals->slot[i];
-    int code = peri__signal_start(signals->rt, uv, &slot->uv, on_signal,
-                                  slot->number);
+    int code =
+        peri__signal_start(signals->rt, uv, &slot->uv, on_signal, slot->number);
     if (code < 0)
       return code;
     uv_unref((uv_handle_t *)&slot->uv);

@@ -95,12 +95,13 @@ static void survives_a_host_that_reaps_all(void)
   peri_runtime *runtime;
   signal(SIGCHLD, SIG_IGN); /* the kernel does */
   CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
-  CHECK_INT(PERI_OK,
-            run_code(runtime,
-                     "local subprocess = require 'perilune.subprocess'\n"
-                     "local process = subprocess.create_subprocess_exec('true')\n"
-                     "code = process:wait()\n"
-                     "process:kill()\n"));
+  CHECK_INT(
+      PERI_OK,
+      run_code(runtime,
+               "local subprocess = require 'perilune.subprocess'\n"
+               "local process = subprocess.create_subprocess_exec('true')\n"
+               "code = process:wait()\n"
+               "process:kill()\n"));
   CHECK_INT(255, global_integer(peri_state(runtime), "code"));
   peri_close(runtime);
   signal(SIGCHLD, SIG_DFL);
