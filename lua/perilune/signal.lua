@@ -8,6 +8,36 @@ local arguments = require "perilune.arguments"
 local ipairs, pairs, type = ipairs, pairs, type
 local signals <const> = native.signals
 
+---@class perilune.signal
+---@field SIGABRT integer
+---@field SIGALRM integer
+---@field SIGBUS integer
+---@field SIGCHLD integer
+---@field SIGCONT integer
+---@field SIGFPE integer
+---@field SIGHUP integer
+---@field SIGILL integer
+---@field SIGINT integer
+---@field SIGIO integer
+---@field SIGKILL integer
+---@field SIGPIPE integer
+---@field SIGPROF integer
+---@field SIGQUIT integer
+---@field SIGSEGV integer
+---@field SIGSTOP integer
+---@field SIGSYS integer
+---@field SIGTERM integer
+---@field SIGTRAP integer
+---@field SIGTSTP integer
+---@field SIGTTIN integer
+---@field SIGTTOU integer
+---@field SIGURG integer
+---@field SIGUSR1 integer
+---@field SIGUSR2 integer
+---@field SIGVTALRM integer
+---@field SIGWINCH integer
+---@field SIGXCPU integer
+---@field SIGXFSZ integer
 local signal = {}
 
 -- signal.SIGHUP and the others
@@ -63,7 +93,7 @@ end
 ---
 ---Python: `signal.raise_signal`.
 ---@param sig string|integer
-signal["raise"] = function(sig)
+function signal.raise(sig)
   native.raise(number_of("raise", 1, sig))
 end
 

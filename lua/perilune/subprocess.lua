@@ -8,13 +8,15 @@ local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local timeouts = require "perilune.timeouts"
 
-local error, getmetatable, ipairs, pairs, pcall, rawget, setmetatable, tostring, type =
-  error, getmetatable, ipairs, pairs, pcall, rawget, setmetatable, tostring, type
+local error, ipairs, pairs, pcall, rawget, setmetatable, tostring, type =
+  error, ipairs, pairs, pcall, rawget, setmetatable, tostring, type
 local concat, select, unpack = table.concat, select, table.unpack
 local can_wait = core.can_wait
 local OSError, TimeoutError, ValueError = errors.OSError, errors.TimeoutError, errors.ValueError
 local signals <const> = native.signals
 
+---@class perilune.subprocess
+---@field CalledProcessError perilune.CalledProcessError
 local subprocess = {}
 
 ---@type integer for stdin, stdout, stderr: a pipe, whose end is a stream
@@ -178,15 +180,12 @@ end
 ---Python: `Process.send_signal`, differs in that an ended process is no error.
 ---@param signal string|integer "SIGHUP", ...
 function Process:send_signal(signal)
-  local number = signal
-  if type(signal) == "string" then
-    number = signals[signal]
-    if not number then
-      arguments.wrong_value("Process.send_signal", 1, ("%q is no signal"):format(signal))
-    end
-  else
-    number = arguments.integer("Process.send_signal", 1, signal)
+  local name <const> = "Process.send_signal"
+  if type(signal) ~= "string" then
+    return native.send_signal(self._handle, arguments.integer(name, 1, signal))
   end
+  local number = signals[signal]
+    or arguments.wrong_value(name, 1, ("%q is no signal"):format(signal))
   native.send_signal(self._handle, number)
 end
 
@@ -463,9 +462,9 @@ end
 ---Python: `subprocess.run`, differs in that it waits in the task, and that output
 ---is always bytes.
 ---@param args string|string[] the program and its arguments; with `shell` a command
----@param options? { capture: boolean?, check: boolean?, timeout: number?, input: string?, shell: boolean? }
----capture: stdout and stderr; timeout: seconds; input: what stdin gives; shell: by
----/bin/sh; and those of `create_subprocess_exec`
+---@param options? { timeout: number?, capture: boolean?, check: boolean?, input: string?, shell: boolean? } seconds;
+---capture: stdout and stderr; input: what stdin gives; shell: by /bin/sh; and those of
+---`create_subprocess_exec`
 ---@return perilune.CompletedProcess
 ---@async
 function subprocess.run(args, options)

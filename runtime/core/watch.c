@@ -401,7 +401,8 @@ static int l_add_signal_handler(lua_State *L)
   if (watcher == NULL) {
     watcher = watcher_new(L, rt, loop, number);
     watcher->wanted = -1;
-    int code = peri__signal_start(rt, uv, &watcher->uv.signal, on_signal, number);
+    int code =
+        peri__signal_start(rt, uv, &watcher->uv.signal, on_signal, number);
     if (code < 0)
       return failed(L, rt, watcher, "add_signal_handler", code);
     publish(watcher);

@@ -42,7 +42,8 @@ describe("the example make.lua", function()
   end)
 
   it("goes on with what it can when told to", function()
-    local out, _, status = make("bad:\n\tkill -9 $$\nlater: bad\n\techo later\ngood:\n\techo good\n", "-k", "/dev/stdin")
+    local out, _, status = make("bad:\n\tkill -9 $$\nlater: bad\n\techo later\n"
+      .. "good:\n\techo good\n", "-k", "/dev/stdin")
     assert.is_truthy(out:find("echo good\ngood\n", 1, true))
     assert.is_falsy(out:find "later")
     assert.equal(1, status)

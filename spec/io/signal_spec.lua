@@ -89,15 +89,17 @@ describe("perilune.signal", function()
 
   it("is closed by the loop that ends early, and by the collector", function()
     peri.create_task(raise, "SIGHUP")
-    for _ in stream "SIGHUP" do break end
+    local times = 0
+    for _ in stream "SIGHUP" do
+      times = times + 1
+      if times == 1 then break end
+    end
     do
       local sentinel <close> = stream "SIGUSR2"
       raise "SIGUSR2"
       assert.equal("SIGUSR2", sentinel:get())
     end
-    local signals = stream "SIGHUP"
-    assert.is_truthy(signals)
-    signals = nil
+    stream "SIGHUP" -- nobody holds it
     support.collect()
   end)
 
