@@ -25,10 +25,12 @@ static const char *other_name(int code)
 }
 
 void peri__push_os(lua_State *L, peri_runtime *rt, const char *syscall,
-                   int code, const char *field, const char *name)
+                   int code, const char *text, const char *field,
+                   const char *name)
 {
   const char *other = other_name(code);
-  const char *text = other != NULL ? strerror(-code) : uv_strerror(code);
+  if (text == NULL)
+    text = other != NULL ? strerror(-code) : uv_strerror(code);
   if (name != NULL)
     peri__push_error(L, rt, PERI_ERR_OS, "%s: %s (%s)", syscall, text, name);
   else
@@ -50,7 +52,7 @@ int peri__throw_os(lua_State *L, peri_runtime *rt, const char *syscall,
 {
   if (code == UV_ENOMEM)
     return luaL_error(L, "not enough memory");
-  peri__push_os(L, rt, syscall, code, field, name);
+  peri__push_os(L, rt, syscall, code, NULL, field, name);
   return lua_error(L);
 }
 

@@ -61,10 +61,10 @@ static int uv_code(int code)
 {
   static const struct {
     int code, uv;
-  } codes[] = {{EAI_AGAIN, UV_EAI_AGAIN},   {EAI_BADFLAGS, UV_EAI_BADFLAGS},
-               {EAI_FAIL, UV_EAI_FAIL},     {EAI_FAMILY, UV_EAI_FAMILY},
-               {EAI_MEMORY, UV_EAI_MEMORY}, {EAI_NODATA, UV_EAI_NODATA},
-               {EAI_NONAME, UV_EAI_NONAME}, {EAI_SERVICE, UV_EAI_SERVICE},
+  } codes[] = {{EAI_AGAIN, UV_EAI_AGAIN},      {EAI_BADFLAGS, UV_EAI_BADFLAGS},
+               {EAI_FAIL, UV_EAI_FAIL},        {EAI_FAMILY, UV_EAI_FAMILY},
+               {EAI_MEMORY, UV_EAI_MEMORY},    {EAI_NODATA, UV_EAI_NODATA},
+               {EAI_NONAME, UV_EAI_NONAME},    {EAI_SERVICE, UV_EAI_SERVICE},
                {EAI_SOCKTYPE, UV_EAI_SOCKTYPE}};
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
     if (codes[i].code == code)
