@@ -211,6 +211,7 @@ typedef enum peri_wait_kind {
   PERI_WAIT_YIELD,   /* stands in the ready queue: sleep(0) */
   PERI_WAIT_WOKEN,   /* what it waited for has come: in the ready queue */
   PERI_WAIT_TIMER,   /* task->timer runs */
+  PERI_WAIT_DUE,     /* it has run out: in the ready queue, twice in a row */
   PERI_WAIT_FUTURE,  /* task->resource is a future, in its callbacks */
   PERI_WAIT_SEVERAL, /* task->resource is a peri_several */
   PERI_WAIT_TURN,    /* task->resource is a line of waiters, task->turn in it */
@@ -713,6 +714,8 @@ const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx);
 void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
+/* A child has become done: its callback, this node, is due in the next round. */
+void peri__child_ended(peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 
@@ -793,14 +796,23 @@ void peri__push_task(lua_State *L, peri_task *task);
 /* Pushes the name. The task stands at idx; 0: it has not ended. */
 const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,
                             int idx);
-/* Pushes the current context, nil if it is empty. */
-void peri__push_context(lua_State *L, peri_runtime *rt);
-void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
-                            int idx);
 static inline peri_task *peri__node_task(peri_node *node)
 {
   return (peri_task *)((char *)node - offsetof(peri_task, timer));
 }
+
+/* context.c: contexts of tasks and callbacks */
+void peri__context_open(lua_State *L, peri_runtime *rt);
+/* Pushes the current context, nil if it is empty; or one like it that what it
+ * sets later does not change. */
+void peri__push_context(lua_State *L, peri_runtime *rt);
+void peri__push_context_copy(lua_State *L, peri_runtime *rt);
+/* Whether there are variables that a new task would have to take over. */
+bool peri__has_context(lua_State *L, peri_runtime *rt);
+/* Raises unless a Context stands at idx. */
+void peri__check_context(lua_State *L, peri_runtime *rt, int idx);
+void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
+                            int idx);
 
 /* wait.c: how a task waits */
 /* The running task, if it may wait right here; raises the RuntimeError that

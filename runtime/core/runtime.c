@@ -315,6 +315,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__future_open(L, rt);
   peri__task_open(L, rt);
   peri__task_lua_open(L, rt);
+  peri__context_open(L, rt);
   peri__wait_open(L, rt);
   peri__waiters_open(L, rt);
   peri__queue_open(L, rt);
