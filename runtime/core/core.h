@@ -373,6 +373,9 @@ struct peri_run_record {
   X(SCOPE)                                                                     \
   X(STREAM) /* of io/, once the script uses it */                              \
   X(SERVER)                                                                    \
+  X(PROCESS)                                                                   \
+  X(SIGNALS)                                                                   \
+  X(RAW)                                                                       \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \
@@ -477,6 +480,9 @@ struct peri_runtime {
   bool sigpipe_blocked, sigpipe_pending; /* before us */
   struct peri_heap *heap;                /* of peri_new */
   struct peri_workers *workers;          /* io/work.c; NULL: none yet */
+  struct peri_process *orphans;          /* io/process.c */
+  struct peri_signal_use *signal_uses;   /* watch.c */
+  struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -992,10 +998,21 @@ void peri__attend_work(peri_runtime *rt);
 /* io/work.c */
 void peri__work_attend(peri_runtime *rt);
 void peri__work_close(peri_runtime *rt);
+/* io/process.c: children whose loops have closed are left to themselves */
+void peri__process_close(peri_runtime *rt);
+/* io/stdio.c: restores the terminal */
+void peri__stdio_close(peri_runtime *rt);
 
 /* watch.c: readers, writers, signal handlers */
 void peri__watch_open(lua_State *L, peri_runtime *rt);
 void peri__watch_run(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__watch_close_all(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Has the callback called for a signal,. What the signal did before it does again when the last handle of the
+ * runtime's for it has been stopped. 0, or a libuv error: the handle is not
+ * initialised then. */
+int peri__signal_start(peri_runtime *rt, uv_loop_t *uv, uv_signal_t *handle,
+                       uv_signal_cb callback, int number);
+void peri__signal_stop(peri_runtime *rt, uv_signal_t *handle, int number,
+                       uv_close_cb closed);
 
 #endif

@@ -390,8 +390,10 @@ static void close_loops(lua_State *L, peri_runtime *rt)
 static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
-  static const char *const private[] = {"perilune._core", "perilune._pool",
-                                        "perilune._yieldable"};
+  static const char *const private[] = {
+      "perilune._core", "perilune._pool",    "perilune._yieldable",
+      "perilune._net",  "perilune._process", "perilune._signal",
+      "perilune._stdio"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
     for (const peri_bundled *module = peri__bundle; module->name; module++) {
@@ -414,6 +416,8 @@ static int close_protected(lua_State *L)
   close_loops(L, rt);
   peri__debug_close(L, rt);
   peri__work_close(rt);
+  peri__process_close(rt);
+  peri__stdio_close(rt);
   forget_modules(L);
   return 0;
 }

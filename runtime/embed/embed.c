@@ -10,7 +10,8 @@
 #include <string.h>
 
 #include "../core/core.h"
-#include "../io/io.h"
+#include "../io/fd_stream.h"
+#include "../io/process.h"
 #include "../pool/pool.h"
 #include "heap.h"
 
@@ -340,6 +341,12 @@ static int preload_modules(lua_State *L)
   lua_setfield(L, -2, "perilune._pool");
   lua_pushcfunction(L, peri__net_open);
   lua_setfield(L, -2, "perilune._net");
+  lua_pushcfunction(L, peri__process_open);
+  lua_setfield(L, -2, "perilune._process");
+  lua_pushcfunction(L, peri__signal_open);
+  lua_setfield(L, -2, "perilune._signal");
+  lua_pushcfunction(L, peri__stdio_open);
+  lua_setfield(L, -2, "perilune._stdio");
   return 0;
 }
 

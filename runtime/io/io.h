@@ -66,6 +66,13 @@ peri_loop *peri__io_loop(lua_State *L, peri_runtime *rt);
 /* Pushes the module perilune._net. */
 int peri__net_open(lua_State *L);
 
+/* -- Signals: signal.c --------------------------------------------------------- */
+
+/* Pushes a table of the signals' numbers by name. */
+void peri__push_signals(lua_State *L);
+/* Pushes the module perilune._signal. */
+int peri__signal_open(lua_State *L);
+
 /* -- Streams: stream.c -------------------------------------------------------- */
 
 /* Output that is under way, or waits for that. */

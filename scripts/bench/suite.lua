@@ -295,4 +295,33 @@ suite[#suite + 1] = {
   cases = { cliff },
 }
 
+-- From a large process fork has its page tables to copy.
+local function spawning(mib, spawns, few, base, aim)
+  local args = ("%d 8 %d"):format(spawns, mib)
+  local few_args = ("%d 8 %d"):format(few, mib)
+  return {
+    title = ("spawn_process: /bin/true, 8 at once, from a process of %d MiB"):format(mib),
+    columns = { { "us", "us each" } },
+    base = base,
+    programs = {
+      { "floor: uv_spawn", "floor", "uv " .. few_args },
+      { "floor: posix_spawn, waitpid", "floor", "posix " .. args },
+      { "perilune: create_subprocess_exec", "perilune", args },
+      { "asyncio: create_subprocess_exec", "asyncio", few_args },
+      { "node: child_process.spawn", "node", few_args },
+      { "luv: spawn", "luv", few_args },
+    },
+    aims = { { of = "perilune: create_subprocess_exec", key = "us", ratio = aim } },
+  }
+end
+
+suite[#suite + 1] = {
+  name = "spawn_process",
+  about = "start /bin/true and wait for its end, from a small and a large process",
+  cases = {
+    spawning(1, 2000, 2000, "floor: uv_spawn", 1 / 1.1),
+    spawning(500, 1000, 50, "floor: posix_spawn, waitpid", 1 / 0.9),
+  },
+}
+
 return suite

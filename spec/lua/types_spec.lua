@@ -17,6 +17,9 @@ local modules = {
   ["perilune.log"] = require "perilune.log",
   ["perilune.futures"] = futures,
   ["perilune.yieldable"] = require "perilune.yieldable",
+  ["perilune.subprocess"] = require "perilune.subprocess",
+  ["perilune.signal"] = require "perilune.signal",
+  ["perilune.stdio"] = require "perilune.stdio",
 }
 
 -- What makes an object of each public class, or at least its table of methods:
@@ -63,12 +66,26 @@ local classes = {
   end },
 }
 
+classes.Process = { make = function()
+  local process = require "perilune.subprocess".create_subprocess_exec("cat",
+    { stdin = -1, stdout = -1, stderr = -1 })
+  process:communicate()
+  return process
+end }
+classes.CompletedProcess = { make = function()
+  return require "perilune.subprocess".run("true", { capture = true })
+end }
+classes.SignalStream = { make = function()
+  local stream <close> = require "perilune.signal".stream "SIGHUP"
+  return stream
+end }
+
 -- What is described as a class, but is none; and what scripts do not see.
 local shapes = {
   Awaitable = true, Closable = true, RunnerOptions = true, ServerSocket = true, TaskOptions = true,
   TaskSnapshot = true,
 }
-local private = { Session = true, ["completion.World"] = true }
+local private = { RawMode = true, Session = true, ["completion.World"] = true }
 
 local function methods_of(class)
   return class.methods or class_table(class.make())
@@ -253,20 +270,19 @@ local times <const> = { delay = true, timeout = true, seconds = true, when = tru
 
 -- What may wait, be it the call or the iterator that it gives.
 local may_wait <const> = {
-  "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait",
-  "Condition:acquire", "Condition:guard", "Condition:wait", "Condition:wait_for",
-  "Context:run", "Coroutine:await", "Event:wait", "Future:await",
-  "Lock:acquire", "Lock:guard",
-  "Loop:run_forever", "Loop:run_until_complete", "Loop:shutdown_default_executor",
+  "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait", "Condition:acquire",
+  "Condition:guard", "Condition:wait", "Condition:wait_for", "Context:run", "Coroutine:await",
+  "Event:wait", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
+  "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate", "Process:wait",
   "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close", "Runner:run",
-  "Semaphore:acquire", "Semaphore:guard",
-  "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown",
-  "perilune.TaskGroup", "perilune.all", "perilune.as_completed", "perilune.await",
-  "perilune.futures.shutdown_default_executor", "perilune.map", "perilune.move_on_after",
-  "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.timeout",
-  "perilune.timeout_at", "perilune.to_thread", "perilune.wait", "perilune.wait_for",
-  "perilune.xpcall", "perilune.yieldable.gsub", "perilune.yieldable.require",
-  "perilune.yieldable.sort", "perilune.yieldable.tostring", "perilune.yieldable.xpcall",
+  "Semaphore:acquire", "Semaphore:guard", "SignalStream:get", "ThreadPoolExecutor:map",
+  "ThreadPoolExecutor:shutdown", "perilune.TaskGroup", "perilune.all", "perilune.as_completed",
+  "perilune.await", "perilune.futures.shutdown_default_executor", "perilune.map",
+  "perilune.move_on_after", "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep",
+  "perilune.subprocess.run", "perilune.timeout", "perilune.timeout_at", "perilune.to_thread",
+  "perilune.wait", "perilune.wait_for", "perilune.xpcall", "perilune.yieldable.gsub",
+  "perilune.yieldable.require", "perilune.yieldable.sort", "perilune.yieldable.tostring",
+  "perilune.yieldable.xpcall",
 }
 
 describe("what is declared", function()
