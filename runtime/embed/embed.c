@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "../core/core.h"
+#include "../io/dns.h"
+#include "../io/fs.h"
 #include "../pool/pool.h"
 #include "heap.h"
 
@@ -332,11 +334,14 @@ static bool options_fit(const peri_options *options)
   return options->size == sizeof *options;
 }
 
-static int preload_pool(lua_State *L)
+static int preload_modules(lua_State *L)
 {
+  static const luaL_Reg modules[] = {{"perilune._dns", peri__dns_open_module},
+                                     {"perilune._fs", peri__fs_open_module},
+                                     {"perilune._pool", peri__pool_open},
+                                     {NULL, NULL}};
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-  lua_pushcfunction(L, peri__pool_open);
-  lua_setfield(L, -2, "perilune._pool");
+  luaL_setfuncs(L, modules, 0);
   return 0;
 }
 
@@ -347,7 +352,7 @@ static int attach(peri_runtime **out, lua_State *L, const peri_options *options,
   int status = peri__attach(out, L, options, own_state);
   if (status != PERI_OK)
     return status;
-  lua_pushcfunction(L, preload_pool);
+  lua_pushcfunction(L, preload_modules);
   if (lua_pcall(L, 0, 0, 0) == LUA_OK)
     return PERI_OK;
   lua_pop(L, 1);
