@@ -161,6 +161,20 @@ function timeouts.timeout_at(when, fn, ...)
   return run(scope, fn, ...)
 end
 
+---`method(...)` within the time that the options allow, by the real clock, since
+---what is outside of the process goes by that: C calls it for methods that wait
+---for such things.
+---@async
+function timeouts.limited(name, position, options, method, ...)
+  local seconds = arguments.timeout(name, position, options)
+  if seconds == nil then return method(...) end
+  local scope = new_scope(name)
+  local loop = get_running_loop()
+  scope._timer = seconds > 0 and core.call_later_real(loop, seconds, expire, scope)
+    or loop:call_soon(expire, scope)
+  return run(scope, method, ...)
+end
+
 local function settle(scope, ok, ...)
   if ok then return true, ... end
   local err = ...

@@ -79,6 +79,8 @@ typedef struct peri_run_record peri_run_record;
   X(QUEUE_EMPTY, "QueueEmpty")                                                 \
   X(QUEUE_FULL, "QueueFull")                                                   \
   X(QUEUE_SHUT_DOWN, "QueueShutDown")                                          \
+  X(INCOMPLETE_READ, "IncompleteReadError")                                    \
+  X(LIMIT_OVERRUN, "LimitOverrunError")                                        \
   X(OS, "OSError")
 
 typedef enum peri_error_class {
@@ -276,8 +278,24 @@ typedef struct peri_kernel {
   uv_loop_t *uv;
   uv_async_t wake;
   uv_timer_t timer;
-  int open; /* our handles that are not closed yet */
+  int open;      /* our handles that are not closed yet */
+  char *scratch; /* PERI_SCRATCH bytes that io/ reads into; NULL: not needed */
 } peri_kernel;
+
+enum { PERI_SCRATCH = 65536 };
+
+/* Something that io/ has open on a loop, and that is closed with it. */
+typedef struct peri_io {
+  peri_node listed; /* in loop->open */
+  peri_loop *loop;
+  void (*close)(struct peri_io *io); /* at once, whatever is under way */
+} peri_io;
+
+/* What io/ puts into the ready queue; kind PERI_NODE_IO. */
+typedef struct peri_io_node {
+  peri_node node;
+  void (*run)(lua_State *L, peri_runtime *rt, struct peri_io_node *node);
+} peri_io_node;
 
 typedef struct peri_pooled {
   lua_State *co;
@@ -300,6 +318,7 @@ struct peri_loop {
   peri_pooled *pool; /* coroutines to use again */
   int pooled, pool_capacity;
   peri_list watchers; /* readers, writers, signal handlers */
+  peri_list open;     /* what io/ has open */
   peri_list unseen;   /* errors nobody has retrieved */
   peri_clock *clock;
   double slow_callback_duration;
@@ -351,6 +370,8 @@ struct peri_run_record {
   X(SEVERAL)                                                                   \
   X(QUEUES) /* weak: class and maxsize to metatable */                         \
   X(SCOPE)                                                                     \
+  X(STREAM) /* of io/, once the script uses it */                              \
+  X(SERVER)                                                                    \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \

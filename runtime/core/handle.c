@@ -170,16 +170,31 @@ static peri_clock *clock_of(peri_runtime *rt, peri_loop *loop)
   return loop->clock;
 }
 
+static int call_later(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                      peri_clock *clock, lua_Number delay)
+{
+  int64_t duration = delay > 0 ? peri__nanoseconds(delay) : 0;
+  int64_t now = peri__clock_now(clock);
+  return start_timer(L, rt, loop, clock, (lua_Number)now / 1e9 + delay,
+                     peri__clock_after(clock, duration), duration);
+}
+
 static int l_call_later(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   lua_Number delay;
   peri_loop *loop = check_timer_args(L, rt, &delay, "delay");
-  peri_clock *clock = clock_of(rt, loop);
-  int64_t duration = delay > 0 ? peri__nanoseconds(delay) : 0;
-  int64_t now = peri__clock_now(clock);
-  return start_timer(L, rt, loop, clock, (lua_Number)now / 1e9 + delay,
-                     peri__clock_after(clock, duration), duration);
+  return call_later(L, rt, loop, clock_of(rt, loop), delay);
+}
+
+/* call_later_real(loop, delay, fn, ...): by the real clock, whatever the task's
+ * is; for what waits for the world outside */
+static int l_call_later_real(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  lua_Number delay;
+  peri_loop *loop = check_timer_args(L, rt, &delay, "delay");
+  return call_later(L, rt, loop, rt->clock, delay);
 }
 
 static int l_call_at(lua_State *L)
@@ -334,6 +349,9 @@ static const luaL_Reg loop_methods[] = {
     {"call_soon_threadsafe", l_call_soon_threadsafe},
     {NULL, NULL}};
 
+static const luaL_Reg functions[] = {{"call_later_real", l_call_later_real},
+                                     {NULL, NULL}};
+
 /* The loop's metatable exists. */
 void peri__handle_open(lua_State *L, peri_runtime *rt)
 {
@@ -344,4 +362,5 @@ void peri__handle_open(lua_State *L, peri_runtime *rt)
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, loop_methods, 1);
   lua_pop(L, 1);
+  peri__register(L, rt, functions);
 }

@@ -133,6 +133,7 @@ static void on_closed(uv_handle_t *handle)
 static int kernel_init(peri_kernel *kernel, uv_loop_t *host_uv)
 {
   kernel->open = 0;
+  kernel->scratch = NULL;
   kernel->uv = host_uv;
   if (host_uv == NULL) {
     int code = uv_loop_init(&kernel->own);
@@ -167,6 +168,7 @@ static void kernel_free(peri_runtime *rt, peri_loop *loop)
     int code = uv_loop_close(&kernel->own);
     PERI_CHECK(code == 0);
   }
+  peri__realloc(rt, kernel->scratch, PERI_SCRATCH, 0);
   peri__realloc(rt, kernel, sizeof *kernel, 0);
 }
 
@@ -396,6 +398,9 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
     break;
   case PERI_NODE_WATCH:
     peri__watch_run(L, rt, node);
+    break;
+  case PERI_NODE_IO:
+    ((peri_io_node *)node)->run(L, rt, (peri_io_node *)node);
     break;
   }
 }
@@ -647,6 +652,7 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   peri__list_init(&loop->ready);
   peri__list_init(&loop->batch);
   peri__list_init(&loop->watchers);
+  peri__list_init(&loop->open);
   peri__list_init(&loop->unseen);
   loop->slow_callback_duration = 0.1;
   loop->debug = loop->accounts = rt->options.debug != 0;
@@ -710,6 +716,14 @@ static void drop_anchored(lua_State *L, peri_runtime *rt, peri_loop *loop)
   lua_pop(L, 1);
 }
 
+static void close_open(peri_loop *loop)
+{
+  while (!peri__list_empty(&loop->open)) {
+    peri_io *io = (peri_io *)peri__list_shift(&loop->open);
+    io->close(io);
+  }
+}
+
 void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   if (loop->closed || loop->closing)
@@ -725,6 +739,7 @@ void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
     lua_pop(L, 1);
   }
   peri__watch_close_all(L, rt, loop);
+  close_open(loop);
   drop_queue(L, rt, &loop->batch);
   drop_queue(L, rt, &loop->ready);
   drop_anchored(L, rt, loop);

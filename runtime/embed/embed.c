@@ -10,8 +10,8 @@
 #include <string.h>
 
 #include "../core/core.h"
-#include "../io/dns.h"
 #include "../io/fs.h"
+#include "../io/io.h"
 #include "../pool/pool.h"
 #include "heap.h"
 
@@ -336,8 +336,8 @@ static bool options_fit(const peri_options *options)
 
 static int preload_modules(lua_State *L)
 {
-  static const luaL_Reg modules[] = {{"perilune._dns", peri__dns_open_module},
-                                     {"perilune._fs", peri__fs_open_module},
+  static const luaL_Reg modules[] = {{"perilune._fs", peri__fs_open_module},
+                                     {"perilune._net", peri__net_open},
                                      {"perilune._pool", peri__pool_open},
                                      {NULL, NULL}};
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
