@@ -1,30 +1,31 @@
 /*
  * file.c: open files, as perilune._fs has them: a descriptor, and jobs that read
- * and write at an offset. Where a file object is in its file, and what it has
- * read ahead, is the library's business (perilune.fs).
+ * and write. Where a file object is in its file, and what it has read ahead, is
+ * the library's business (perilune.file); what has no places (a pipe, a
+ * terminal) is read and written at its own, which a negative offset stands for.
  *
- * A file that is closed while a job uses it stays open until that ends.
+ * A file that is closed while a job uses it stays open until that ends; who
+ * waits for the job gets an error at once.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/fs.h"
 
 static const char metatable_key = 'f';
 
-enum { CHUNK = 65536 };
+enum { CHUNK = 65536, LARGEST_CHUNK = 1 << 24 };
 
 void peri__file_release(peri_file *file)
 {
-  if (--file->references > 0)
+  if (atomic_fetch_sub(&file->references, 1) > 1)
     return;
   if (file->fd >= 0)
     close(file->fd);
-  peri__realloc(file->rt, file, sizeof *file, 0);
+  free(file);
 }
 
 static peri_file **check_box(lua_State *L)
@@ -40,11 +41,21 @@ static peri_file **check_box(lua_State *L)
   return NULL;
 }
 
-static peri_file *check_file(lua_State *L)
+/* For methods that the library names `name`. */
+static peri_file *check_file(lua_State *L, const char *name)
 {
   peri_file **box = check_box(L);
-  if (*box == NULL)
-    peri__throw(L, peri__rt(L), PERI_ERR_VALUE, "the file is closed");
+  if (*box == NULL) {
+    peri__push_error(L, peri__rt(L), PERI_ERR_OS, "%s: the file is closed",
+                     name);
+    lua_pushliteral(L, "EBADF");
+    lua_setfield(L, -2, "code");
+    lua_pushinteger(L, -UV_EBADF);
+    lua_setfield(L, -2, "errno");
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "syscall");
+    lua_error(L);
+  }
   return *box;
 }
 
@@ -53,15 +64,14 @@ static peri_file *check_file(lua_State *L)
 static int run_open(fs_job *job)
 {
   struct stat stat;
-  int fd = peri__fs_open(job->path, job->flags, job->mode);
+  int fd = peri__fs_open(job, job->path, job->flags, job->mode, &stat);
   if (fd < 0)
     return fd;
   job->file->fd = fd;
-  if (fstat(fd, &stat) < 0)
-    return peri__fs_failure();
   if (S_ISDIR(stat.st_mode))
     return UV_EISDIR;
   job->wanted = S_ISREG(stat.st_mode) || S_ISBLK(stat.st_mode);
+  job->file->may_hang = !job->wanted;
   return 0;
 }
 
@@ -75,22 +85,26 @@ static void push_file(lua_State *L, fs_job *job)
   job->file = NULL; /* the reference goes over */
 }
 
-static int push_open(lua_State *L, peri_runtime *rt, fs_job *job)
+static int push_open(lua_State *L, fs_job *job)
 {
-  (void)rt;
   push_file(L, job);
   lua_pushboolean(L, job->wanted != 0);
   return 2;
 }
 
-static void file_for(lua_State *L, fs_job *job)
+/* Submits a job that makes a file. */
+static int submit_opening(lua_State *L, fs_job *job)
 {
-  job->file = peri__realloc(job->rt, NULL, 0, sizeof *job->file);
-  if (job->file == NULL) {
+  peri_file *file = calloc(1, sizeof *file);
+  if (file == NULL) {
     peri__fs_free(job);
-    luaL_error(L, "not enough memory");
+    return luaL_error(L, "not enough memory");
   }
-  *job->file = (peri_file){job->rt, -1, 1};
+  atomic_init(&file->references, 1);
+  file->fd = -1;
+  peri__list_init(&file->jobs);
+  job->file = file;
+  return peri__fs_submit(L, job);
 }
 
 /* The flags of a mode of fopen's: r, w, a, x, with + and b. */
@@ -112,47 +126,46 @@ static bool flags_of(const char *mode, int *flags)
 }
 
 /* open(path, mode, permissions) -> file, whether it has places */
-int peri__file_open(lua_State *L)
+static int l_open(lua_State *L)
 {
-  static const fs_operation open_file = {"open", run_open, push_open, NULL};
+  static const fs_operation operation = {"open", run_open, push_open, NULL};
   peri_runtime *rt = peri__rt(L);
   int flags;
   if (!flags_of(luaL_checkstring(L, 2), &flags))
     return peri__arg_error(L, rt, PERI_ERR_VALUE, 2, "invalid mode");
   int mode = (int)luaL_optinteger(L, 3, 0666);
-  fs_job *job = peri__fs_job(L, &open_file, 1, 0);
-  file_for(L, job);
+  fs_job *job = peri__fs_job(L, &operation, 1, 0);
   job->flags = flags;
   job->mode = mode;
-  return peri__fs_submit(L, job);
+  return submit_opening(L, job);
 }
 
-static int run_temporary(fs_job *job)
+static int run_tmpfile(fs_job *job)
 {
 #ifdef O_TMPFILE
-  int fd = peri__fs_open(job->path, O_TMPFILE | O_RDWR | O_EXCL, 0600);
-  if (fd != UV_ENOTSUP && fd != UV_EISDIR && fd != UV_EINVAL &&
-      fd != UV_ENOENT) {
+  int fd = open(job->path, O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
+  if (fd >= 0) {
     job->file->fd = fd;
-    return fd < 0 ? fd : 0;
+    return 0;
   }
+  /* What file systems and kernels without it say. */
+  if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)
+    return peri__fs_failure();
 #endif
   char name[4096];
   if (snprintf(name, sizeof name, "%s/peri-XXXXXX", job->path) >=
       (int)sizeof name)
     return UV_ENAMETOOLONG;
-  int made = mkstemp(name);
+  int made = mkostemp(name, O_CLOEXEC);
   if (made < 0)
     return peri__fs_failure();
-  fcntl(made, F_SETFD, FD_CLOEXEC);
   unlink(name);
   job->file->fd = made;
   return 0;
 }
 
-static int push_temporary(lua_State *L, peri_runtime *rt, fs_job *job)
+static int push_tmpfile(lua_State *L, fs_job *job)
 {
-  (void)rt;
   push_file(L, job);
   return 1;
 }
@@ -160,54 +173,57 @@ static int push_temporary(lua_State *L, peri_runtime *rt, fs_job *job)
 /* tmpfile(directory) -> file */
 static int l_tmpfile(lua_State *L)
 {
-  static const fs_operation operation = {"tmpfile", run_temporary,
-                                         push_temporary, NULL};
-  fs_job *job = peri__fs_job(L, &operation, 1, 0);
-  file_for(L, job);
-  return peri__fs_submit(L, job);
+  static const fs_operation operation = {"tmpfile", run_tmpfile, push_tmpfile,
+                                         NULL};
+  return submit_opening(L, peri__fs_job(L, &operation, 1, 0));
 }
 
 /* -- Reading and writing --------------------------------------------------------- */
 
 /* A job on the file at index 1. */
-static fs_job *file_job(lua_State *L, const fs_operation *operation)
+static fs_job *file_job(lua_State *L, const fs_operation *operation,
+                        bool ordered)
 {
-  peri_file *file = check_file(L);
+  peri_file *file = check_file(L, operation->name);
   fs_job *job = peri__fs_job(L, operation, 0, 0);
   job->file = file;
-  file->references++;
+  job->ordered = ordered;
+  atomic_init(&job->work.may_hang, file->may_hang);
+  atomic_fetch_add(&file->references, 1);
   return job;
 }
 
-static int run_pread(fs_job *job)
+/* Reads `wanted` bytes, as far as there are so many. The room grows with what
+ * comes: the number may be any. */
+static int run_read(fs_job *job)
 {
-  size_t room = job->wanted;
-  bool all = room == SIZE_MAX;
-  if (all)
-    room = CHUNK;
-  for (;;) {
-    char *data = realloc(job->data, room > 0 ? room : 1);
+  size_t room = 0;
+  while (job->length < job->wanted) {
+    if (atomic_load(&job->stop))
+      return UV_ECANCELED;
+    size_t step = room < CHUNK ? CHUNK : room;
+    step = step < LARGEST_CHUNK ? step : LARGEST_CHUNK;
+    room = job->wanted - room < step ? job->wanted : room + step;
+    char *data = realloc(job->data, room);
     if (data == NULL)
       return UV_ENOMEM;
     job->data = data;
-    int64_t offset = job->offset < 0 ? -1 : job->offset + (int64_t)job->length;
-    ssize_t n = peri__fs_read(job->file->fd, data + job->length,
-                              room - job->length, offset);
+    ssize_t n =
+        peri__fs_read(job->file->fd, data + job->length, room - job->length,
+                      job->offset + (int64_t)job->length);
     if (n < 0)
       return (int)n;
     job->length += (size_t)n;
-    if (!all || job->length < room)
-      return 0;
-    if (atomic_load(&job->stop))
-      return UV_ECANCELED;
-    room *= 2;
+    if (job->length < room)
+      break;
   }
+  return 0;
 }
 
-/* A pipe or terminal gives what it has. */
-static int run_read(fs_job *job)
+/* What there is, up to `wanted` bytes, at the file's own place. */
+static int run_read_some(fs_job *job)
 {
-  job->data = malloc(job->wanted > 0 ? job->wanted : 1);
+  job->data = malloc(job->wanted);
   if (job->data == NULL)
     return UV_ENOMEM;
   ssize_t n;
@@ -220,38 +236,72 @@ static int run_read(fs_job *job)
   return 0;
 }
 
-/* file:pread(n or nil, offset): nil: to the end; offset < 0: what there is, at
- * the file's own place */
-static int l_pread(lua_State *L)
+static int read_at(lua_State *L, bool ordered)
 {
-  static const fs_operation at = {"read", run_pread, peri__fs_push_data, NULL};
-  static const fs_operation own = {"read", run_read, peri__fs_push_data, NULL};
-  peri_runtime *rt = peri__rt(L);
+  static const fs_operation at = {"read", run_read, peri__fs_push_data, NULL};
+  static const fs_operation own = {"read", run_read_some, peri__fs_push_data,
+                                   NULL};
   lua_Integer wanted = luaL_optinteger(L, 2, -1);
-  lua_Integer offset = luaL_optinteger(L, 3, 0);
-  if (wanted > PTRDIFF_MAX / 2)
-    return peri__arg_error(L, rt, PERI_ERR_VALUE, 2, "too many bytes");
-  fs_job *job = file_job(L, offset < 0 ? &own : &at);
-  job->wanted = wanted >= 0 ? (size_t)wanted : offset < 0 ? CHUNK : SIZE_MAX;
+  lua_Integer offset = luaL_checkinteger(L, 3);
+  fs_job *job = file_job(L, offset < 0 ? &own : &at, ordered);
+  if (offset < 0)
+    job->wanted = wanted > 0 && wanted < CHUNK ? (size_t)wanted : CHUNK;
+  else
+    job->wanted = wanted >= 0 ? (size_t)wanted : SIZE_MAX / 2;
   job->offset = offset;
   return peri__fs_submit(L, job);
 }
 
-static int run_pwrite(fs_job *job)
+/* file:read(n or nil, offset): nil: to the end; offset < 0: what there is, at
+ * the file's own place */
+static int l_read(lua_State *L)
 {
-  return peri__fs_write(job->file->fd, job->data, job->length, job->offset);
+  return read_at(L, true);
 }
 
-/* file:pwrite(data, offset): offset < 0: at the file's own place */
-static int l_pwrite(lua_State *L)
+/* file:pread(n, offset): the same, whatever else is done to the file */
+static int l_pread(lua_State *L)
 {
-  static const fs_operation operation = {"write", run_pwrite, NULL, NULL};
+  return read_at(L, false);
+}
+
+static int run_write(fs_job *job)
+{
+  int code =
+      peri__fs_write(job->file->fd, job->data, job->length, job->offset);
+  if (code == 0 && job->offset < 0) /* where appending has led to */
+    job->offset = lseek(job->file->fd, 0, SEEK_CUR);
+  return code;
+}
+
+static int push_place(lua_State *L, fs_job *job)
+{
+  lua_pushinteger(L, (lua_Integer)job->offset);
+  return 1;
+}
+
+static int write_at(lua_State *L, bool ordered)
+{
+  static const fs_operation operation = {"write", run_write, push_place, NULL};
   peri__check_string(L, peri__rt(L), 2, NULL);
-  lua_Integer offset = luaL_optinteger(L, 3, 0);
-  fs_job *job = file_job(L, &operation);
+  lua_Integer offset = luaL_checkinteger(L, 3);
+  fs_job *job = file_job(L, &operation, ordered);
   peri__fs_copy_data(L, job, 2);
   job->offset = offset;
   return peri__fs_submit(L, job);
+}
+
+/* file:write(data, offset): offset < 0: at the file's own place; gives where
+ * that is afterwards, -1: it has none */
+static int l_write(lua_State *L)
+{
+  return write_at(L, true);
+}
+
+/* file:pwrite(data, offset): the same, whatever else is done to the file */
+static int l_pwrite(lua_State *L)
+{
+  return write_at(L, false);
 }
 
 static int run_sync(fs_job *job)
@@ -265,15 +315,15 @@ static int l_sync(lua_State *L)
 {
   static const fs_operation operation = {"sync", run_sync, NULL, NULL};
   bool data_only = lua_toboolean(L, 2);
-  fs_job *job = file_job(L, &operation);
+  fs_job *job = file_job(L, &operation, true);
   job->flags = data_only;
   return peri__fs_submit(L, job);
 }
 
 static int run_truncate(fs_job *job)
 {
-  return ftruncate(job->file->fd, (off_t)job->offset) < 0 ? peri__fs_failure()
-                                                          : 0;
+  int result = ftruncate(job->file->fd, (off_t)job->offset);
+  return result < 0 ? peri__fs_failure() : 0;
 }
 
 /* file:truncate(length) */
@@ -281,7 +331,7 @@ static int l_truncate(lua_State *L)
 {
   static const fs_operation operation = {"truncate", run_truncate, NULL, NULL};
   lua_Integer length = luaL_checkinteger(L, 2);
-  fs_job *job = file_job(L, &operation);
+  fs_job *job = file_job(L, &operation, true);
   job->offset = length;
   return peri__fs_submit(L, job);
 }
@@ -296,33 +346,46 @@ static int l_stat(lua_State *L)
 {
   static const fs_operation operation = {"stat", run_fstat, peri__fs_push_stat,
                                          NULL};
-  return peri__fs_submit(L, file_job(L, &operation));
+  return peri__fs_submit(L, file_job(L, &operation, true));
 }
 
 static int l_fileno(lua_State *L)
 {
-  lua_pushinteger(L, check_file(L)->fd);
+  lua_pushinteger(L, check_file(L, "fileno")->fd);
   return 1;
 }
+
+/* -- Closing ---------------------------------------------------------------------- */
 
 static int run_close(fs_job *job)
 {
   int fd = job->file->fd;
   job->file->fd = -1;
-  return close(fd) < 0 ? peri__fs_failure() : 0;
+  return close(fd) < 0 && errno != EINTR ? peri__fs_failure() : 0;
+}
+
+/* Without workers nothing is under way but what the runtime's close has left to
+ * the threads, and that is theirs. */
+static void release(peri_runtime *rt, peri_file **box)
+{
+  peri_file *file = *box;
+  *box = NULL;
+  if (file == NULL)
+    return;
+  if (rt->workers != NULL)
+    peri__fs_close_jobs(file);
+  peri__file_release(file);
 }
 
 /* file:close(): harmless when it is closed */
 static int l_close(lua_State *L)
 {
   static const fs_operation operation = {"close", run_close, NULL, NULL};
-  peri_runtime *rt = peri__rt(L);
   peri_file **box = check_box(L), *file = *box;
   if (file == NULL)
     return 0;
-  if (file->references > 1 || !peri__can_wait(L, rt)) {
-    *box = NULL; /* the last job on it closes it */
-    peri__file_release(file);
+  if (!peri__list_empty(&file->jobs) || !peri__can_wait(L, peri__rt(L))) {
+    release(peri__rt(L), box); /* the last job on it closes it */
     return 0;
   }
   fs_job *job = peri__fs_job(L, &operation, 0, 0);
@@ -331,33 +394,45 @@ static int l_close(lua_State *L)
   return peri__fs_submit(L, job);
 }
 
-static int l_gc(lua_State *L)
+/* file:release(): closes it without a wait, and without a word */
+static int l_release(lua_State *L)
 {
-  peri_file **box = lua_touserdata(L, 1);
-  if (*box != NULL)
-    peri__file_release(*box);
-  *box = NULL;
+  release(peri__rt(L), check_box(L));
   return 0;
 }
 
-static const luaL_Reg methods[] = {
-    {"pread", l_pread},       {"pwrite", l_pwrite},
-    {"sync", l_sync},         {"stat", l_stat},
-    {"truncate", l_truncate}, {"fileno", l_fileno},
-    {"close", l_close},       {NULL, NULL}};
+static int l_gc(lua_State *L)
+{
+  release(peri__rt(L), lua_touserdata(L, 1));
+  return 0;
+}
 
-/* The module is on top of the stack; gets what file.c has for it. */
-void peri__file_metatable(lua_State *L, peri_runtime *rt)
+static const luaL_Reg methods[] = {{"read", l_read},
+                                   {"pread", l_pread},
+                                   {"write", l_write},
+                                   {"pwrite", l_pwrite},
+                                   {"sync", l_sync},
+                                   {"stat", l_stat},
+                                   {"truncate", l_truncate},
+                                   {"fileno", l_fileno},
+                                   {"close", l_close},
+                                   {"release", l_release},
+                                   {NULL, NULL}};
+
+static const luaL_Reg functions[] = {
+    {"open", l_open}, {"tmpfile", l_tmpfile}, {NULL, NULL}};
+
+void peri__file_open(lua_State *L, peri_runtime *rt)
 {
   lua_pushlightuserdata(L, rt);
-  lua_pushcclosure(L, l_tmpfile, 1);
-  lua_setfield(L, -2, "tmpfile");
+  luaL_setfuncs(L, functions, 1);
   lua_createtable(L, 0, 4);
   lua_pushliteral(L, "perilune");
   lua_setfield(L, -2, "__metatable");
   lua_pushliteral(L, "file");
   lua_setfield(L, -2, "__name");
-  lua_pushcfunction(L, l_gc);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, l_gc, 1);
   lua_setfield(L, -2, "__gc");
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
