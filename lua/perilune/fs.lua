@@ -172,7 +172,10 @@ function fs.rename(path, target)
   native.rename(check_path("rename", 1, path), check_path("rename", 2, target))
 end
 
----Copies a file. Raises OSError.
+---Copies a file and its permissions, in the place of what was there. Raises
+---OSError; what it has made of a new file until then is removed.
+---
+---Cancellation: ends the copy, and removes it if it was a new file.
 ---@param path string
 ---@param target string
 ---@param options? { exclusive: boolean? } exclusive: not in the place of another
@@ -180,7 +183,7 @@ end
 function fs.copyfile(path, target, options)
   arguments.options("copyfile", 3, options, { exclusive = true })
   native.copyfile(check_path("copyfile", 1, path), check_path("copyfile", 2, target),
-    options and options.exclusive and 1 or 0)
+    options and options.exclusive)
 end
 
 ---Makes a second name of a file. Raises OSError.

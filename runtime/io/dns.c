@@ -56,10 +56,12 @@ static void give_up(lua_State *L, peri_runtime *rt, peri_waiters *line, int idx,
 {
   lookup *look = (lookup *)((char *)line - offsetof(lookup, line));
   (void)L, (void)idx, (void)woken;
-  if (look->ended || !look->begun || peri__work_withdraw(rt, &look->work))
+  if (look->ended || !look->begun || peri__work_withdraw(rt, &look->work)) {
     lookup_free(look);
-  else
-    look->abandoned = true;
+    return;
+  }
+  look->abandoned = true;
+  peri__work_forget(rt, &look->work);
 }
 
 static char *put(char *to, const char **text, size_t size)

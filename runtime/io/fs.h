@@ -90,7 +90,8 @@ int peri__fs_write(int fd, const char *data, size_t length, int64_t offset);
 
 /* fs.c: the module perilune._fs. */
 int peri__fs_open_module(lua_State *L);
-/* fs_event.c: what it has for that module. */
+/* fs_whole.c, fs_event.c: what they have for that module. */
+void peri__fs_whole_open(lua_State *L, peri_runtime *rt);
 void peri__fs_event_open(lua_State *L, peri_runtime *rt);
 
 #endif

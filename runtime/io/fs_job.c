@@ -132,6 +132,7 @@ static void abandon(fs_job *job)
   } else {
     job->abandoned = true;
     atomic_store(&job->stop, true);
+    peri__work_forget(job->rt, &job->work);
   }
 }
 

@@ -184,7 +184,8 @@ static void finish_all(peri_runtime *rt, peri_list *list)
 {
   while (!peri__list_empty(list)) {
     peri_work *work = (peri_work *)peri__list_shift(list);
-    peri__external(rt, -1);
+    if (!work->forgotten)
+      peri__external(rt, -1);
     work->done(rt, work);
   }
 }
@@ -311,6 +312,12 @@ bool peri__work_withdraw(peri_runtime *rt, peri_work *work)
   if (found)
     peri__external(rt, -1);
   return found;
+}
+
+void peri__work_forget(peri_runtime *rt, peri_work *work)
+{
+  work->forgotten = true;
+  peri__external(rt, -1);
 }
 
 void peri__work_attend(peri_runtime *rt)

@@ -20,7 +20,8 @@ typedef struct peri_work peri_work;
 struct peri_work {
   peri_node node;
   uint8_t group;
-  bool queued; /* under the mutex of the workers */
+  bool queued;    /* under the mutex of the workers */
+  bool forgotten; /* on the runtime's thread */
   /* What it is doing may take for ever, and nothing depends on its end: the
    * runtime's close leaves it behind. Set by run. */
   atomic_bool may_hang;
@@ -38,5 +39,8 @@ struct peri_work {
 int peri__work_submit(peri_runtime *rt, peri_work *work);
 /* Takes back work that has not begun: it is the caller's again. */
 bool peri__work_withdraw(peri_runtime *rt, peri_work *work);
+/* Nobody waits for work that has begun: it is not outstanding any more, and is
+ * done all the same. */
+void peri__work_forget(peri_runtime *rt, peri_work *work);
 
 #endif
