@@ -6,6 +6,7 @@ local core = require "perilune._core"
 local native = require "perilune._net"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+local names = require "perilune.names"
 local timeouts = require "perilune.timeouts"
 
 local error, ipairs, pcall, setmetatable, type = error, ipairs, pcall, setmetatable, type
@@ -47,56 +48,12 @@ local function check_path(name, position, path)
   if type(path) ~= "string" then arguments.wrong_type(name, position, "string", path) end
 end
 
--- Names -------------------------------------------------------------------------
+-- Names and datagrams -----------------------------------------------------------
 
-local loopback <const> = {
-  { family = "inet6", host = "::1" },
-  { family = "inet", host = "127.0.0.1" },
-}
-local every_interface <const> = {
-  { family = "inet6", host = "::" },
-  { family = "inet", host = "0.0.0.0" },
-}
-
--- Addresses that no resolver need be asked for, or nil.
-local function known(host, passive)
-  if host == nil then return passive and every_interface or loopback end
-  if host == "localhost" then return loopback end
-  local family = native.family(host)
-  return family and { { family = family, host = host } }
-end
-
----Resolves a host's name.
----
----Raises OSError (`code` EAI_NONAME, ...) if it has no address.
----
----Cancellation: nobody waits for the answer any more.
----
----Python: `loop.getaddrinfo`.
----@param host string? a name or an address; nil: this machine
----@param port integer|string a number, or the name of a service
----@param options? { family: "inet"|"inet6"|nil, passive: boolean? } passive: to
----listen there, so that nil stands for all interfaces
----@return { family: "inet"|"inet6", host: string, port: integer }[]
----@async
-function net.getaddrinfo(host, port, options)
-  local family, passive = options and options.family, options and options.passive
-  local list = type(port) == "number" and known(host, passive)
-  if not list then
-    return native.lookup(host, tostring(port), family, passive)
-  end
-  local found = {}
-  for _, entry in ipairs(list) do
-    if family == nil or family == entry.family then
-      found[#found + 1] = { family = entry.family, host = entry.host, port = port }
-    end
-  end
-  if #found == 0 then
-    error(OSError(("getaddrinfo: no %s address (%s)"):format(family, host or "this machine"),
-      { code = "EAI_ADDRFAMILY", syscall = "getaddrinfo", address = host }))
-  end
-  return found
-end
+net.getaddrinfo = names.getaddrinfo
+net.getnameinfo = names.getnameinfo
+net.set_name_cache = names.set_name_cache
+net.create_datagram_endpoint = require "perilune.datagrams".create_datagram_endpoint
 
 -- RFC 8305, section 4: families in turn, that of the first address first.
 local function interleave(list)

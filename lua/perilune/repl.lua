@@ -70,7 +70,7 @@ end
 local function cover(session, tbl, name, wrap)
   local original = type(tbl) == "table" and rawget(tbl, name)
   if type(original) ~= "function" then return end
-  local replacement = wrap(original)
+  local replacement = core.stand_in(wrap(original))
   rawset(tbl, name, replacement)
   table.insert(session.covered, { tbl, name, original, replacement })
 end

@@ -58,10 +58,10 @@ setmetatable(stdio, {
 local globals = native.globals
 if globals then
   local stock = globals.print
-  function globals.print(...)
+  globals.print = core.stand_in(function(...)
     flush_all()
     return stock(...)
-  end
+  end)
 end
 
 ---Writes out, and blocks until it has gone, what is queued on stdout and stderr:

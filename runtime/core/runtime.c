@@ -386,23 +386,26 @@ static void close_loops(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
 }
 
+static bool is_ours(const char *module)
+{
+  return strncmp(module, "perilune", 8) == 0 &&
+         (module[8] == '.' || module[8] == '\0');
+}
+
 /* What is required after this is a later runtime's. */
 static void forget_modules(lua_State *L)
 {
   static const char *const tables[] = {LUA_LOADED_TABLE, LUA_PRELOAD_TABLE};
-  static const char *const private[] = {
-      "perilune._core", "perilune._pool",    "perilune._yieldable",
-      "perilune._net",  "perilune._process", "perilune._signal",
-      "perilune._stdio"};
   for (int i = 0; i < 2; i++) {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, tables[i]);
-    for (const peri_bundled *module = peri__bundle; module->name; module++) {
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+      lua_pop(L, 1);
+      if (lua_type(L, -1) != LUA_TSTRING || !is_ours(lua_tostring(L, -1)))
+        continue;
+      lua_pushvalue(L, -1); /* a traversal allows to clear fields */
       lua_pushnil(L);
-      lua_setfield(L, -2, module->name);
-    }
-    for (size_t k = 0; k < sizeof private / sizeof *private; k++) {
-      lua_pushnil(L);
-      lua_setfield(L, -2, private[k]);
+      lua_rawset(L, -4);
     }
     lua_pop(L, 1);
   }

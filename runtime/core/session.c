@@ -163,8 +163,38 @@ void peri__end_runs(lua_State *L, peri_runtime *rt, peri_sentinel why,
   report_interrupted(L, rt, task, idx, what);
 }
 
-static const luaL_Reg functions[] = {
-    {"attempt", l_attempt}, {"session", l_session}, {NULL, NULL}};
+/* -- Standing in for a function of Lua's --------------------------------------- */
+
+static int called(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)status, (void)ctx;
+  return lua_gettop(L);
+}
+
+static int l_stood_in(lua_State *L)
+{
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_insert(L, 1);
+  lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, called);
+  return called(L, LUA_OK, 0);
+}
+
+/* stand_in(fn): fn as a C function. In the place of print, say, it is sent to
+ * workers by that name, as print is: there it is theirs. */
+static int l_stand_in(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__check_function(L, rt, 1);
+  lua_pushlightuserdata(L, rt);
+  lua_pushvalue(L, 1);
+  lua_pushcclosure(L, l_stood_in, 2);
+  return 1;
+}
+
+static const luaL_Reg functions[] = {{"attempt", l_attempt},
+                                     {"session", l_session},
+                                     {"stand_in", l_stand_in},
+                                     {NULL, NULL}};
 
 void peri__session_open(lua_State *L, peri_runtime *rt)
 {

@@ -11,6 +11,8 @@
 
 #include "../core/core.h"
 #include "../io/fd_stream.h"
+#include "../io/fs.h"
+#include "../io/io.h"
 #include "../io/process.h"
 #include "../pool/pool.h"
 #include "heap.h"
@@ -336,17 +338,15 @@ static bool options_fit(const peri_options *options)
 
 static int preload_modules(lua_State *L)
 {
+  static const luaL_Reg modules[] = {{"perilune._fs", peri__fs_open_module},
+                                     {"perilune._net", peri__net_open},
+                                     {"perilune._pool", peri__pool_open},
+                                     {"perilune._process", peri__process_open},
+                                     {"perilune._signal", peri__signal_open},
+                                     {"perilune._stdio", peri__stdio_open},
+                                     {NULL, NULL}};
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
-  lua_pushcfunction(L, peri__pool_open);
-  lua_setfield(L, -2, "perilune._pool");
-  lua_pushcfunction(L, peri__net_open);
-  lua_setfield(L, -2, "perilune._net");
-  lua_pushcfunction(L, peri__process_open);
-  lua_setfield(L, -2, "perilune._process");
-  lua_pushcfunction(L, peri__signal_open);
-  lua_setfield(L, -2, "perilune._signal");
-  lua_pushcfunction(L, peri__stdio_open);
-  lua_setfield(L, -2, "perilune._stdio");
+  luaL_setfuncs(L, modules, 0);
   return 0;
 }
 

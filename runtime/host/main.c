@@ -131,6 +131,7 @@ static void on_end(int number)
   peri_runtime *runtime = interruptible;
   if (runtime)
     peri_restore_terminal(runtime);
+  repl_restore();
   handle(number, SIG_DFL, 0);
   raise(number); /* comes when this returns */
 }

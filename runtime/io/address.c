@@ -1,6 +1,6 @@
 /*
  * address.c: socket addresses, from text and to text. No names: those are
- * resolve.c's.
+ * dns.c's.
  */
 #include <arpa/inet.h>
 #include <net/if.h>

@@ -284,9 +284,11 @@ int peri__path_error(size_t length); /* why */
 /* A copy of a path for messages, length + 1 bytes; NULL: out of memory. */
 char *peri__copy_path(peri_runtime *rt, const char *path, size_t length);
 
-/* connect.c, resolve.c, server.c: functions of perilune._net */
+/* connect.c, dns.c, server.c, udp_lua.c: functions of perilune._net */
 extern const luaL_Reg peri__connect_functions[];
-extern const luaL_Reg peri__resolve_functions[];
+extern const luaL_Reg peri__dns_functions[];
+extern const luaL_Reg peri__udp_functions[];
+void peri__udp_open(lua_State *L, peri_runtime *rt);
 extern const luaL_Reg peri__server_functions[];
 void peri__server_open(lua_State *L, peri_runtime *rt);
 /* A connection of the server's has gone. */

@@ -130,7 +130,9 @@ int peri__net_open(lua_State *L)
   lua_newtable(L);
   add(L, rt, functions);
   add(L, rt, peri__connect_functions);
-  add(L, rt, peri__resolve_functions);
+  add(L, rt, peri__dns_functions);
+  add(L, rt, peri__udp_functions);
+  peri__udp_open(L, rt);
   add(L, rt, peri__server_functions);
   peri__stream_open(L, rt);
   lua_setfield(L, -2, "Stream");

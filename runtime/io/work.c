@@ -10,9 +10,17 @@
  * find it on its way; so a busy loop is woken once a round. Work outstanding
  * counts as external (deadlock.c).
  *
+ * A thread that reads from a pipe nobody writes to never comes back, and nothing
+ * can call it: a signal would need a handler, which is the process's. So the
+ * close of the runtime waits for work that ends, and after a moment leaves
+ * behind what may not (`may_hang`). Hence threads, their records and the work
+ * are malloc's, know nothing of the runtime while they run, and the last thread
+ * out frees what is left.
+ *
  * One mutex guards queues, counts and that list; nothing is locked inside. The
  * threads block all signals: those are the host's.
  */
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -20,38 +28,67 @@
 #include "io/work.h"
 
 enum { MOST_THREADS = 4 };
+static const uint64_t grace = 50 * 1000 * 1000; /* nanoseconds */
+static const uint64_t look = 10 * 1000 * 1000;  /* between two looks then */
+
+typedef struct work_thread {
+  struct peri_workers *workers;
+  struct work_group *group;
+  uv_thread_t id;
+  peri_work *work; /* what it does */
+  bool left;       /* it touches nothing any more */
+} work_thread;
 
 typedef struct work_group {
   peri_list queue;
+  size_t queued; /* its length */
   uv_cond_t wake;
-  uv_thread_t thread[MOST_THREADS];
-  int threads, idle;
+  work_thread thread[MOST_THREADS];
+  int threads;
+  size_t idle; /* those that wait, woken or not */
 } work_group;
 
 typedef struct peri_workers {
-  peri_runtime *rt;
+  peri_runtime *rt; /* NULL: it has closed */
   uv_mutex_t mutex;
+  uv_cond_t leave;
   work_group groups[PERI_WORK_GROUPS];
   peri_list done;
+  int alive; /* threads */
   bool closing;
 } peri_workers;
 
-typedef struct thread_start {
-  peri_workers *workers;
-  work_group *group;
-} thread_start;
-
 static const char *const thread_names[] = {"peri-files", "peri-names"};
+
+static void free_workers(peri_workers *workers)
+{
+  for (int i = 0; i < PERI_WORK_GROUPS; i++)
+    uv_cond_destroy(&workers->groups[i].wake);
+  uv_cond_destroy(&workers->leave);
+  uv_mutex_destroy(&workers->mutex);
+  free(workers);
+}
 
 /* -- On the threads ---------------------------------------------------------- */
 
-static void work_off(peri_workers *workers, work_group *group)
+/* The mutex is held, but while the work is done. */
+static void work_off(work_thread *self)
 {
-  while (!peri__list_empty(&group->queue)) {
+  peri_workers *workers = self->workers;
+  work_group *group = self->group;
+  while (!workers->closing && !peri__list_empty(&group->queue)) {
     peri_work *work = (peri_work *)peri__list_shift(&group->queue);
+    group->queued--;
+    work->queued = false;
+    self->work = work;
     uv_mutex_unlock(&workers->mutex);
     work->run(work);
     uv_mutex_lock(&workers->mutex);
+    self->work = NULL;
+    if (workers->rt == NULL) {
+      work->orphaned(work);
+      return;
+    }
     bool first = peri__list_empty(&workers->done);
     peri__list_push(&workers->done, &work->node);
     if (first)
@@ -61,60 +98,95 @@ static void work_off(peri_workers *workers, work_group *group)
 
 static void thread_main(void *argument)
 {
-  thread_start start = *(thread_start *)argument;
-  peri_workers *workers = start.workers;
-  free(argument);
+  work_thread *self = argument;
+  peri_workers *workers = self->workers;
+  work_group *group = self->group;
 #if defined(__linux__)
-  pthread_setname_np(pthread_self(),
-                     thread_names[start.group - workers->groups]);
+  pthread_setname_np(pthread_self(), thread_names[group - workers->groups]);
 #endif
   uv_mutex_lock(&workers->mutex);
-  while (!workers->closing) {
-    work_off(workers, start.group);
+  for (;;) {
+    work_off(self);
     if (workers->closing)
       break;
-    start.group->idle++;
-    uv_cond_wait(&start.group->wake, &workers->mutex);
-    start.group->idle--;
+    group->idle++;
+    uv_cond_wait(&group->wake, &workers->mutex);
+    group->idle--;
   }
+  self->left = true;
+  bool last = --workers->alive == 0 && workers->rt == NULL;
+  uv_cond_signal(&workers->leave);
   uv_mutex_unlock(&workers->mutex);
+  if (last)
+    free_workers(workers);
 }
 
-/* -- On the runtime's thread ------------------------------------------------------ */
+/* -- Closing -------------------------------------------------------------------- */
 
-static int start_thread(peri_workers *workers, work_group *group)
+/* Counts the threads that have not left, and those of them that may never. */
+static int count_busy(peri_workers *workers, int *hanging)
 {
-  thread_start *start = malloc(sizeof *start);
-  if (start == NULL)
-    return UV_ENOMEM;
-  *start = (thread_start){workers, group};
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int code =
-      uv_thread_create(&group->thread[group->threads], thread_main, start);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (code < 0)
-    free(start);
-  else
-    group->threads++;
-  return code;
+  int busy = 0;
+  *hanging = 0;
+  for (int i = 0; i < PERI_WORK_GROUPS; i++) {
+    work_group *group = &workers->groups[i];
+    for (int k = 0; k < group->threads; k++) {
+      work_thread *thread = &group->thread[k];
+      busy += !thread->left;
+      *hanging += !thread->left && thread->work != NULL &&
+                  atomic_load(&thread->work->may_hang);
+    }
+  }
+  return busy;
 }
 
-static void free_workers(peri_workers *workers)
+static void await_threads(peri_workers *workers)
 {
-  for (int i = 0; i < PERI_WORK_GROUPS; i++)
-    uv_cond_destroy(&workers->groups[i].wake);
-  uv_mutex_destroy(&workers->mutex);
-  peri__realloc(workers->rt, workers, sizeof *workers, 0);
+  uint64_t end = uv_hrtime() + grace;
+  for (;;) {
+    int hanging, busy = count_busy(workers, &hanging);
+    if (busy == 0 || (busy == hanging && uv_hrtime() >= end))
+      return;
+    uv_cond_timedwait(&workers->leave, &workers->mutex, look);
+  }
 }
 
-static void finish_all(peri_workers *workers, peri_list *list)
+/* The code of threads that are left behind has to stay, though the library be
+ * unloaded with its last state. */
+static void stay_loaded(void)
+{
+#ifdef RTLD_NODELETE
+  Dl_info info;
+  if (dladdr((void *)&thread_names, &info) != 0 && info.dli_fname != NULL)
+    dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+#endif
+}
+
+/* Lets go of the threads; returns how many are to be joined, in ids. */
+static int sort_threads(peri_workers *workers, uv_thread_t *ids)
+{
+  int joined = 0;
+  for (int i = 0; i < PERI_WORK_GROUPS; i++) {
+    work_group *group = &workers->groups[i];
+    for (int k = 0; k < group->threads; k++) {
+      if (group->thread[k].left)
+        ids[joined++] = group->thread[k].id;
+      else
+        pthread_detach(group->thread[k].id);
+    }
+  }
+  if (workers->alive > 0)
+    stay_loaded();
+  return joined;
+}
+
+static void finish_all(peri_runtime *rt, peri_list *list)
 {
   while (!peri__list_empty(list)) {
     peri_work *work = (peri_work *)peri__list_shift(list);
-    peri__external(workers->rt, -1);
-    work->done(workers->rt, work);
+    if (!work->forgotten)
+      peri__external(rt, -1);
+    work->done(rt, work);
   }
 }
 
@@ -125,39 +197,76 @@ void peri__work_close(peri_runtime *rt)
   peri_workers *workers = rt->workers;
   if (workers == NULL)
     return;
+  uv_thread_t ids[PERI_WORK_GROUPS * MOST_THREADS];
+  peri_list undone;
+  peri__list_init(&undone);
   uv_mutex_lock(&workers->mutex);
   workers->closing = true;
   for (int i = 0; i < PERI_WORK_GROUPS; i++)
     uv_cond_broadcast(&workers->groups[i].wake);
-  uv_mutex_unlock(&workers->mutex);
+  await_threads(workers);
+  int joined = sort_threads(workers, ids);
+  peri__list_splice(&undone, &workers->done);
   for (int i = 0; i < PERI_WORK_GROUPS; i++)
-    for (int k = 0; k < workers->groups[i].threads; k++)
-      uv_thread_join(&workers->groups[i].thread[k]);
-  finish_all(workers, &workers->done);
-  for (int i = 0; i < PERI_WORK_GROUPS; i++)
-    finish_all(workers, &workers->groups[i].queue);
+    peri__list_splice(&undone, &workers->groups[i].queue);
+  workers->rt = NULL;
   rt->workers = NULL;
-  free_workers(workers);
+  bool last = workers->alive == 0;
+  uv_mutex_unlock(&workers->mutex);
+  for (int i = 0; i < joined; i++)
+    uv_thread_join(&ids[i]);
+  if (last)
+    free_workers(workers);
+  finish_all(rt, &undone);
+}
+
+/* -- On the runtime's thread ------------------------------------------------------ */
+
+static int start_thread(peri_workers *workers, work_group *group)
+{
+  work_thread *thread = &group->thread[group->threads];
+  *thread = (work_thread){.workers = workers, .group = group};
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int code = uv_thread_create(&thread->id, thread_main, thread);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (code < 0)
+    return code;
+  group->threads++;
+  workers->alive++;
+  return 0;
+}
+
+static bool init_conditions(peri_workers *workers)
+{
+  if (uv_cond_init(&workers->leave) < 0)
+    return false;
+  for (int i = 0; i < PERI_WORK_GROUPS; i++) {
+    peri__list_init(&workers->groups[i].queue);
+    if (uv_cond_init(&workers->groups[i].wake) < 0) {
+      while (--i >= 0)
+        uv_cond_destroy(&workers->groups[i].wake);
+      uv_cond_destroy(&workers->leave);
+      return false;
+    }
+  }
+  return true;
 }
 
 static peri_workers *make_workers(peri_runtime *rt)
 {
-  peri_workers *workers = peri__realloc(rt, NULL, 0, sizeof *workers);
+  peri_workers *workers = calloc(1, sizeof *workers);
   if (workers == NULL)
     return NULL;
-  memset(workers, 0, sizeof *workers);
   workers->rt = rt;
   peri__list_init(&workers->done);
-  int made = 0;
-  bool failed = uv_mutex_init(&workers->mutex) < 0;
-  for (; made < PERI_WORK_GROUPS && !failed; made++) {
-    peri__list_init(&workers->groups[made].queue);
-    if (uv_cond_init(&workers->groups[made].wake) < 0)
-      failed = true;
+  if (uv_mutex_init(&workers->mutex) == 0) {
+    if (init_conditions(workers))
+      return workers;
+    uv_mutex_destroy(&workers->mutex);
   }
-  if (!failed)
-    return workers;
-  peri__realloc(rt, workers, sizeof *workers, 0);
+  free(workers);
   return NULL;
 }
 
@@ -171,11 +280,15 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
   work_group *group = &workers->groups[work->group];
   int code = 0;
   uv_mutex_lock(&workers->mutex);
-  if (group->idle == 0 && group->threads < MOST_THREADS)
+  /* An idle thread may have been woken already, for work that still stands in
+   * the queue. */
+  if (group->queued >= group->idle && group->threads < MOST_THREADS)
     code = start_thread(workers, group);
   if (group->threads > 0) {
     code = 0; /* those there are will do */
     peri__list_push(&group->queue, &work->node);
+    group->queued++;
+    work->queued = true;
     peri__external(rt, 1);
     if (group->idle > 0)
       uv_cond_signal(&group->wake);
@@ -188,30 +301,34 @@ bool peri__work_withdraw(peri_runtime *rt, peri_work *work)
 {
   peri_workers *workers = rt->workers;
   work_group *group = &workers->groups[work->group];
-  bool found = false;
   uv_mutex_lock(&workers->mutex);
-  peri_list *link = group->queue.next;
-  for (; link != &group->queue && !found; link = link->next)
-    found = link == &work->node.link;
-  if (found)
+  bool found = work->queued;
+  if (found) {
     peri__node_unlink(&work->node);
+    group->queued--;
+    work->queued = false;
+  }
   uv_mutex_unlock(&workers->mutex);
   if (found)
     peri__external(rt, -1);
   return found;
 }
 
+void peri__work_forget(peri_runtime *rt, peri_work *work)
+{
+  work->forgotten = true;
+  peri__external(rt, -1);
+}
+
 void peri__work_attend(peri_runtime *rt)
 {
   peri_workers *workers = rt->workers;
   peri_list done;
+  if (workers == NULL)
+    return;
   peri__list_init(&done);
   uv_mutex_lock(&workers->mutex);
   peri__list_splice(&done, &workers->done);
   uv_mutex_unlock(&workers->mutex);
-  while (!peri__list_empty(&done)) {
-    peri_work *work = (peri_work *)peri__list_shift(&done);
-    peri__external(rt, -1);
-    work->done(rt, work);
-  }
+  finish_all(rt, &done);
 }
