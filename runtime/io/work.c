@@ -91,8 +91,14 @@ static void work_off(work_thread *self)
     }
     bool first = peri__list_empty(&workers->done);
     peri__list_push(&workers->done, &work->node);
-    if (first)
-      peri__attend_work(workers->rt);
+    if (!first)
+      continue;
+    /* A system call, which the others need not wait for; the runtime's close
+     * waits for this thread. */
+    peri_runtime *rt = workers->rt;
+    uv_mutex_unlock(&workers->mutex);
+    peri__attend_work(rt);
+    uv_mutex_lock(&workers->mutex);
   }
 }
 
@@ -279,6 +285,7 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
     return UV_ENOMEM;
   work_group *group = &workers->groups[work->group];
   int code = 0;
+  bool wake = false;
   uv_mutex_lock(&workers->mutex);
   /* An idle thread may have been woken already, for work that still stands in
    * the queue. */
@@ -290,10 +297,11 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
     group->queued++;
     work->queued = true;
     peri__external(rt, 1);
-    if (group->idle > 0)
-      uv_cond_signal(&group->wake);
+    wake = group->idle > 0;
   }
   uv_mutex_unlock(&workers->mutex);
+  if (wake) /* which would have to wait for the mutex otherwise */
+    uv_cond_signal(&group->wake);
   return code;
 }
 
