@@ -3,7 +3,10 @@
 -- The current context is one immutable table, variable to value; C keeps it
 -- with the task (or the callback) that runs and hands it on by reference where
 -- Python copies. So a task's start costs nothing, a `set` copies the table, and
--- what one side sets later the other never sees.
+-- what one side sets later the other never sees. Only where a script can tell,
+-- because it has the context as a value (`ctx:run`, `context=`,
+-- `task:get_context()`), does a Context object stand in its place: then `set`
+-- gives that another table.
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
@@ -11,10 +14,10 @@ local arguments = require "perilune.arguments"
 local error, getmetatable, next, select, setmetatable, tostring, type =
   error, getmetatable, next, select, setmetatable, tostring, type
 local context_get, context_set = core.context_get, core.context_set
-local current_task = core.current_task
+local current_task, task_context = core.current_task, core.task_context
 
 ---A context as a value: what every variable was when it was copied, and what
----`run` has made of it since.
+---has been set in it since. C looks at its `__name` and its `_map`.
 ---@class perilune.Context
 local Context = { __name = "Context" }
 Context.__index = Context
@@ -22,17 +25,25 @@ Context.__index = Context
 -- Stands for nil, which a table cannot hold as a value.
 local NIL <const> = {}
 
--- The key under which a context's table names the Context object that `run`
--- entered: tokens tell by it, and by the task, whether they are back where
--- they were made.
-local ENTERED <const> = {}
+local function new_context(map, task)
+  return setmetatable({
+    _map = map,
+    _entered = false, -- by `run`
+    _task = task,     -- of which it is the own context
+  }, Context)
+end
 
--- The table of the current context. A task that was created with `context=` has
--- the Context itself there, until it sets something.
-local function current_map()
+-- The table of the current context, and the Context that has it, if one has.
+local function current()
   local map = context_get()
-  if getmetatable(map) == Context then map = map._map end
-  return map
+  if getmetatable(map) == Context then return map._map, map end
+  return map, nil
+end
+
+-- By what tokens tell whether they are back where they were made. A task's own
+-- context becomes a Context only when somebody asks for it.
+local function home(entered)
+  return entered and (entered._task or entered) or current_task()
 end
 
 local function with(map, key, value)
@@ -71,7 +82,7 @@ local Token = { __name = "Token" }
 ---@param ... any at most one default
 ---@return any
 function ContextVar:get(...)
-  local map = current_map()
+  local map = current()
   local value = map and map[self]
   if value ~= nil then
     if value == NIL then return nil end
@@ -88,16 +99,22 @@ end
 ---@param value any
 ---@return perilune.Token token for `reset`
 function ContextVar:set(value)
-  local map = current_map()
-  local token = setmetatable({
+  local map, entered = current()
+  if value == nil then value = NIL end
+  local changed = with(map, self, value)
+  if entered then
+    entered._map = changed
+  elseif current_task() then
+    context_set(changed)
+  else -- a callback: nothing else tells one from the other
+    entered = new_context(changed)
+    context_set(entered)
+  end
+  return setmetatable({
     var = self,
     _old = map and map[self],
-    _entered = map and map[ENTERED],
-    _task = current_task(),
+    _home = home(entered),
   }, Token)
-  if value == nil then value = NIL end
-  context_set(with(map, self, value))
-  return token
 end
 
 ---Gives the variable back the value it had before the `set` that made the
@@ -119,12 +136,13 @@ function ContextVar:reset(token)
     arguments.wrong_value("ContextVar.reset", 1,
       ("the token is of context variable '%s'"):format(token.var.name))
   end
-  local map = current_map()
-  if token._task ~= current_task() or token._entered ~= (map and map[ENTERED]) then
+  local map, entered = current()
+  if token._home ~= home(entered) then
     arguments.wrong_value("ContextVar.reset", 1, "the token was made in another context")
   end
   token._used = true
-  context_set(with(map, self, token._old))
+  local changed = with(map, self, token._old)
+  if entered then entered._map = changed else context_set(changed) end
 end
 
 local context = {}
@@ -155,16 +173,14 @@ end
 local Visit = {}
 
 function Visit:__close()
-  local ctx = self.context
-  ctx._map = current_map()
-  ctx._entered = false
+  self.context._entered = false
   context_set(self.outer)
 end
 
 ---Calls a function in the context. What it sets stays in the context, and is
 ---not seen outside. The function may wait.
 ---
----Raises RuntimeError if the context is entered already.
+---Raises RuntimeError if the context is entered already, or that of the task.
 ---
 ---Python: `Context.run`.
 ---@param fn function|table the function, or a call table
@@ -172,12 +188,13 @@ end
 ---@return any ...
 ---@async
 function Context:run(fn, ...)
-  if self._entered then
+  local outer = context_get()
+  if self._entered or outer == self then
     error(errors.RuntimeError("cannot enter context: " .. tostring(self) .. " is already entered"))
   end
-  local _ <close> = setmetatable({ context = self, outer = context_get() }, Visit)
+  local _ <close> = setmetatable({ context = self, outer = outer }, Visit)
   self._entered = true
-  context_set(with(self._map, ENTERED, self))
+  context_set(self)
   return arguments.invoke("Context.run", 1, fn, ...)
 end
 
@@ -188,9 +205,7 @@ end
 ---@param default any
 ---@return any
 function Context:get(var, default)
-  local map = current_map()
-  if not map or map[ENTERED] ~= self then map = self._map end
-  local value = map and map[var]
+  local value = self._map and self._map[var]
   if value == nil then return default end
   if value == NIL then return nil end
   return value
@@ -199,7 +214,7 @@ end
 ---Another context with the same values.
 ---@return perilune.Context
 function Context:copy()
-  return setmetatable({ _map = self._map, _entered = false }, Context)
+  return new_context(self._map)
 end
 
 ---A copy of the current context.
@@ -207,15 +222,16 @@ end
 ---Python: `contextvars.copy_context`.
 ---@return perilune.Context
 function context.copy_context()
-  return setmetatable({ _map = current_map(), _entered = false }, Context)
+  return new_context((current()))
 end
 
----A Context of what C keeps for a task: what `task:get_context()` gives.
----@param map table?
+---The context of a task itself: what `task:get_context()` gives.
+---@param task perilune.Task
 ---@return perilune.Context
-function context.wrap(map)
+function context.of(task)
+  local map = task_context(task)
   if getmetatable(map) == Context then return map end
-  return setmetatable({ _map = map, _entered = false }, Context)
+  return task_context(task, new_context(map, task))
 end
 
 return context

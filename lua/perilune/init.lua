@@ -104,10 +104,9 @@ for _, name in ipairs { "run_in_executor", "set_default_executor" } do
   end
 end
 
--- C keeps a task's context as a bare table.
-local get_context = core.Task.get_context
+-- C knows the context of a task as a value, the module what it means.
 function core.Task.get_context(task)
-  return require "perilune.context".wrap(get_context(task))
+  return require "perilune.context".of(task)
 end
 
 local function fetch(_, name)

@@ -287,14 +287,15 @@ local server_options <const> = {
 local tcp_options <const> = { reuse_port = true, family = true }
 for key in next, server_options do tcp_options[key] = true end
 
-local function new_server(name, position, handler, options)
+-- The options as native.server takes them.
+local function check_options(name, position, options)
   local backlog = options.backlog == nil and DEFAULT_BACKLOG
     or arguments.integer(name, position, options.backlog)
   local most = options.max_connections
   if most ~= nil and arguments.integer(name, position, most) < 1 then
     arguments.wrong_value(name, position, "max_connections is at least 1")
   end
-  return native.server(handler, check_limit(name, position, options.limit), most, backlog)
+  return check_limit(name, position, options.limit), most, backlog
 end
 
 -- All addresses of all hosts, each once.
@@ -340,15 +341,15 @@ end
 
 local TRIES <const> = 20
 
-local function bind_somewhere(name, handler, list, options)
+local function bind_somewhere(list, reuse_port, handler, ...)
   for _ = 1, TRIES do
-    local server = new_server(name, 4, handler, options)
-    local ok, result = pcall(bind_all, server, list, options.reuse_port)
+    local server = native.server(handler, ...)
+    local ok, result = pcall(bind_all, server, list, reuse_port)
     if ok and result then return server end
     server:close()
     if not ok then error(result, 0) end
   end
-  error(OSError(name .. ": no port is free on all addresses",
+  error(OSError("bind: no port is free on all addresses",
     { code = "EADDRINUSE", syscall = "bind" }))
 end
 
@@ -381,11 +382,11 @@ function net.start_server(handler, host, port, options)
   end
   port = check_port(name, 3, port)
   options = options or {}
+  local limit, most, backlog = check_options(name, 4, options)
   local hosts = type(host) == "table" and host or { host or "" }
   if #hosts == 0 then error(ValueError(name .. ": the list of hosts is empty")) end
   local list = resolve_hosts(hosts, port, options.family)
-  local server = bind_somewhere(name, handler, list, options)
-  return start(server, options)
+  return start(bind_somewhere(list, options.reuse_port, handler, limit, most, backlog), options)
 end
 
 ---Starts a server on a Unix socket. A socket that lies there already is removed;
@@ -406,7 +407,7 @@ function net.start_unix_server(handler, path, options)
   check_handler(name, handler)
   check_path(name, 2, path)
   options = options or {}
-  local server = new_server(name, 3, handler, options)
+  local server = native.server(handler, check_options(name, 3, options))
   local ok, err = pcall(native.bind_unix, server, path)
   if not ok then
     server:close()

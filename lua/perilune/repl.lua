@@ -119,41 +119,22 @@ end
 
 -- Beginning and end -------------------------------------------------------------------
 
-local function on_input(session)
-  session.terminal:watch(false)
-  local key = session.key
-  if key and not key:done() then key:set_result() end
-end
-
 local function open(terminal)
   local session = setmetatable({
     terminal = terminal,
     loop = core.get_running_loop(),
     covered = {},
   }, Session)
-  local loop = session.loop
   core.session(true)
-  -- For the whole session, so that the loop always has something to wait for.
-  loop:add_reader(terminal:descriptor(), on_input, session)
-  if terminal:edits() then
-    loop:add_signal_handler("SIGWINCH", terminal.resize, terminal)
-    loop:add_signal_handler("SIGCONT", terminal.refresh, terminal)
-  end
   cover_output(session)
   load_history(session)
   return session
 end
 
 function Session:__close()
-  local loop, terminal = self.loop, self.terminal
   core.session(false)
   uncover_output(self)
-  loop:remove_reader(terminal:descriptor())
-  if terminal:edits() then
-    loop:remove_signal_handler "SIGWINCH"
-    loop:remove_signal_handler "SIGCONT"
-  end
-  terminal:close()
+  self.terminal:close()
 end
 
 -- Reading -----------------------------------------------------------------------------
@@ -180,6 +161,26 @@ local function complete(session, text)
   return "", completion.columns(names, terminal:width())
 end
 
+local function on_input(session)
+  session.terminal:watch(false)
+  local key = session.key
+  if key and not key:done() then key:set_result() end
+end
+
+local not_watching <const> = {
+  __close = function(watching)
+    local loop, terminal = watching.session.loop, watching.session.terminal
+    terminal:watch(false)
+    loop:remove_reader(terminal:descriptor())
+  end,
+}
+
+-- Until the value is closed; while a line runs, the loop is the script's alone.
+local function watch(session)
+  session.loop:add_reader(session.terminal:descriptor(), on_input, session)
+  return setmetatable({ session = session }, not_watching)
+end
+
 local function wait_for_input(session)
   local key = session.loop:create_future()
   session.key = key
@@ -193,6 +194,7 @@ end
 -- One line from the terminal, or nil at the end.
 local function read_line(session, prompt)
   local terminal = session.terminal
+  local _ <close> = watch(session)
   local event, text = terminal:begin(prompt)
   while event == "input" or event == "complete" do
     if event == "input" then
@@ -295,7 +297,6 @@ function repl.run(terminal)
     if not ok then
       -- Ctrl-C, or somebody has cancelled the main task: a new line begins.
       if going == "error" and not core.iscancel(err) then error(err, 0) end
-      terminal:watch(false)
       terminal:abort()
     end
   until not going

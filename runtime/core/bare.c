@@ -3,7 +3,7 @@
  * which are bare tasks.
  *
  * Most such children do their work and are never looked at: nobody has a handle
- * of theirs. So their records lie side by side in the memory of the gather, no
+ * of theirs. So their records lie side by side in memory of the gather's, no
  * object is made for any of them, and what they return goes straight into the
  * gather's list. In place of the task, the gather is the first argument of the
  * coroutine's root.
@@ -28,9 +28,41 @@ static peri_slot *slot_of(peri_task *task)
   return (peri_slot *)task;
 }
 
+/* The slots stand behind a pointer to their gather. */
+typedef struct slots {
+  peri_gather *gather;
+  peri_slot slot[];
+} slots;
+
 static peri_gather *gather_of(peri_slot *slot)
 {
-  return (peri_gather *)(slot - (slot->index - 1)) - 1;
+  peri_slot *first = slot - (slot->index - 1);
+  return ((slots *)((char *)first - offsetof(slots, slot)))->gather;
+}
+
+static size_t slots_size(const peri_gather *gather)
+{
+  return sizeof(slots) + gather->children * sizeof(peri_slot);
+}
+
+bool peri__slots_new(peri_gather *gather)
+{
+  peri_runtime *rt = gather->future.loop->rt;
+  slots *made = peri__realloc(rt, NULL, 0, slots_size(gather));
+  if (made == NULL)
+    return false;
+  made->gather = gather;
+  gather->slot = made->slot;
+  return true;
+}
+
+void peri__slots_free(peri_gather *gather)
+{
+  if (gather->slot == NULL)
+    return;
+  char *made = (char *)gather->slot - offsetof(slots, slot);
+  peri__realloc(gather->future.loop->rt, made, slots_size(gather), 0);
+  gather->slot = NULL;
 }
 
 void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,

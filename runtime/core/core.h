@@ -211,6 +211,7 @@ typedef enum peri_wait_kind {
   PERI_WAIT_YIELD,   /* stands in the ready queue: sleep(0) */
   PERI_WAIT_WOKEN,   /* what it waited for has come: in the ready queue */
   PERI_WAIT_TIMER,   /* task->timer runs */
+  PERI_WAIT_DUE,     /* it has run out: in the ready queue, twice in a row */
   PERI_WAIT_FUTURE,  /* task->resource is a future, in its callbacks */
   PERI_WAIT_SEVERAL, /* task->resource is a peri_several */
   PERI_WAIT_TURN,    /* task->resource is a line of waiters, task->turn in it */
@@ -372,6 +373,9 @@ struct peri_run_record {
   X(SCOPE)                                                                     \
   X(STREAM) /* of io/, once the script uses it */                              \
   X(SERVER)                                                                    \
+  X(PROCESS)                                                                   \
+  X(SIGNALS)                                                                   \
+  X(RAW)                                                                       \
   X(OBJECTS)     /* weak: C pointer to userdata */                             \
   X(NAMES)       /* weak: task to its name */                                  \
   X(OWED)        /* weak: task to a list of futures */                         \
@@ -476,6 +480,9 @@ struct peri_runtime {
   bool sigpipe_blocked, sigpipe_pending; /* before us */
   struct peri_heap *heap;                /* of peri_new */
   struct peri_workers *workers;          /* io/work.c; NULL: none yet */
+  struct peri_process *orphans;          /* io/process.c */
+  struct peri_signal_use *signal_uses;   /* watch.c */
+  struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
@@ -707,6 +714,8 @@ const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx);
 void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
+/* A child has become done: its callback, this node, is due in the next round. */
+void peri__child_ended(peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 
@@ -787,14 +796,23 @@ void peri__push_task(lua_State *L, peri_task *task);
 /* Pushes the name. The task stands at idx; 0: it has not ended. */
 const char *peri__task_name(lua_State *L, peri_runtime *rt, peri_task *task,
                             int idx);
-/* Pushes the current context, nil if it is empty. */
-void peri__push_context(lua_State *L, peri_runtime *rt);
-void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
-                            int idx);
 static inline peri_task *peri__node_task(peri_node *node)
 {
   return (peri_task *)((char *)node - offsetof(peri_task, timer));
 }
+
+/* context.c: contexts of tasks and callbacks */
+void peri__context_open(lua_State *L, peri_runtime *rt);
+/* Pushes the current context, nil if it is empty; or one like it that what it
+ * sets later does not change. */
+void peri__push_context(lua_State *L, peri_runtime *rt);
+void peri__push_context_copy(lua_State *L, peri_runtime *rt);
+/* Whether there are variables that a new task would have to take over. */
+bool peri__has_context(lua_State *L, peri_runtime *rt);
+/* Raises unless a Context stands at idx. */
+void peri__check_context(lua_State *L, peri_runtime *rt, int idx);
+void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
+                            int idx);
 
 /* wait.c: how a task waits */
 /* The running task, if it may wait right here; raises the RuntimeError that
@@ -980,10 +998,21 @@ void peri__attend_work(peri_runtime *rt);
 /* io/work.c */
 void peri__work_attend(peri_runtime *rt);
 void peri__work_close(peri_runtime *rt);
+/* io/process.c: children whose loops have closed are left to themselves */
+void peri__process_close(peri_runtime *rt);
+/* io/stdio.c: restores the terminal */
+void peri__stdio_close(peri_runtime *rt);
 
 /* watch.c: readers, writers, signal handlers */
 void peri__watch_open(lua_State *L, peri_runtime *rt);
 void peri__watch_run(lua_State *L, peri_runtime *rt, peri_node *node);
 void peri__watch_close_all(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Has the callback called for a signal,. What the signal did before it does again when the last handle of the
+ * runtime's for it has been stopped. 0, or a libuv error: the handle is not
+ * initialised then. */
+int peri__signal_start(peri_runtime *rt, uv_loop_t *uv, uv_signal_t *handle,
+                       uv_signal_cb callback, int number);
+void peri__signal_stop(peri_runtime *rt, uv_signal_t *handle, int number,
+                       uv_close_cb closed);
 
 #endif

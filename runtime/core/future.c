@@ -143,9 +143,13 @@ static void schedule(lua_State *L, peri_future *future, int idx)
   if (future->flags & PERI_F_LINKS)
     anchor_links(L, future, idx);
   peri_list *node = future->callbacks.next;
-  for (; node != &future->callbacks; node = node->next)
-    if (((peri_node *)node)->kind == PERI_NODE_TASK)
+  for (; node != &future->callbacks; node = node->next) {
+    uint8_t kind = ((peri_node *)node)->kind;
+    if (kind == PERI_NODE_TASK)
       peri__node_task((peri_node *)node)->wait = PERI_WAIT_WOKEN;
+    else if (kind == PERI_NODE_CHILD)
+      peri__child_ended((peri_node *)node);
+  }
   peri__list_splice(&future->loop->ready, &future->callbacks);
 }
 
@@ -331,13 +335,24 @@ int peri__future_return(lua_State *L, peri_runtime *rt, int idx)
   return n;
 }
 
+/* Whether the future at idx ended by a cancellation: a gather fails by one. */
+static bool ended_cancelled(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_future *future = lua_touserdata(L, idx);
+  if (future->state != PERI_FAILED)
+    return future->state == PERI_CANCELLED;
+  lua_getiuservalue(L, idx, PERI_UV_RESULT);
+  bool result = peri__is_cancelled_error(L, rt, -1);
+  lua_pop(L, 1);
+  return result;
+}
+
 static int await_k(lua_State *L, int status, lua_KContext ctx)
 {
   (void)status, (void)ctx;
   peri_runtime *rt = peri__rt(L);
-  peri_future *future = lua_touserdata(L, 1);
   if (peri_unlikely(peri__unpark_cancelled(L, rt))) {
-    if (future->state != PERI_CANCELLED)
+    if (!ended_cancelled(L, rt, 1))
       return peri__raise_outcome(L, rt);
     rt->task->outcome = PERI_OUTCOME_OK;
   }
@@ -517,20 +532,41 @@ static void push_link(lua_State *L, peri_runtime *rt, peri_future *future)
   link->anchor = peri__anchor(L, future->loop);
 }
 
-/* future:add_done_callback(fn): fn(future) in a later trip round the loop. */
+/* Pushes the context of a callback: the one that the options at idx name, or a
+ * copy of the current one. */
+static void push_callback_context(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (lua_isnil(L, idx)) {
+    peri__push_context_copy(L, rt);
+    return;
+  }
+  if (!lua_istable(L, idx))
+    peri__arg_type_error(L, rt, idx, "table of options");
+  if (lua_getfield(L, idx, "context") == LUA_TNIL) {
+    lua_pop(L, 1);
+    peri__push_context_copy(L, rt);
+    return;
+  }
+  peri__check_context(L, rt, -1);
+}
+
+/* future:add_done_callback(fn, {context=}): fn(future) in a later trip round the
+ * loop. */
 static int l_add_done_callback(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
   peri__loop_check_open(L, rt, future->loop);
   peri__check_function(L, rt, 2);
-  lua_settop(L, 2);
+  lua_settop(L, 3);
+  push_callback_context(L, rt, 3);
+  lua_replace(L, 3);
   push_link(L, rt, future);
+  lua_insert(L, 3); /* the link at 3, the context at 4 */
   peri_link *link = lua_touserdata(L, 3);
+  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
-  peri__push_context(L, rt);
-  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   lua_getiuservalue(L, 1, PERI_UV_LOOP);
   lua_setiuservalue(L, 3, LINK_UV_LOOP);
   if (future->state == PERI_PENDING) {

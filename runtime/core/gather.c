@@ -40,6 +40,22 @@ static bool has_child(const peri_gather *gather, uint32_t i)
   return gather->slot == NULL || gather->slot[i - 1].task.flags & PERI_T_MOVED;
 }
 
+/* The cancellation that a cancelled gather ends with: the last child's, as in
+ * asyncio, so that its message gets through; or else a new one. */
+static void push_cancellation(lua_State *L, peri_runtime *rt,
+                              peri_gather *gather, int idx, int children)
+{
+  if (has_child(gather, gather->children)) {
+    lua_rawgeti(L, children, gather->children);
+    if (((peri_future *)lua_touserdata(L, -1))->state == PERI_CANCELLED) {
+      peri__future_push_error(L, rt, lua_gettop(L));
+      return;
+    }
+  }
+  lua_getiuservalue(L, idx, PERI_UV_RESULT); /* what cancel() was given */
+  peri__push_cancelled(L, rt);
+}
+
 /* All children are done: the list of their values becomes the result. */
 static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
                    int children)
@@ -47,7 +63,7 @@ static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
   if (gather->no_memory)
     luaL_error(L, "not enough memory");
   if (gather->cancel_requested) {
-    peri__push_error(L, rt, PERI_ERR_CANCELLED, "");
+    push_cancellation(L, rt, gather, idx, children);
     peri__future_reject(L, rt, idx);
     return;
   }
@@ -134,7 +150,13 @@ static void child_done(lua_State *L, peri_runtime *rt, int idx,
   if (gather->finished == gather->nodes && gather->anchor != LUA_NOREF) {
     peri__unanchor(L, gather->future.loop, gather->anchor);
     gather->anchor = LUA_NOREF;
+    peri__slots_free(gather);
   }
+}
+
+void peri__child_ended(peri_node *node)
+{
+  ((peri_child *)node)->gather->ended++;
 }
 
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
@@ -196,8 +218,14 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   lua_pop(L, 1);
   rt->cancel_depth--;
   gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
-  if (any)
+  if (any) {
     gather->cancel_requested = true;
+    if (message_idx != 0)
+      lua_pushvalue(L, message_idx);
+    else
+      lua_pushnil(L);
+    lua_setiuservalue(L, idx, PERI_UV_RESULT);
+  }
   return any;
 }
 
@@ -206,7 +234,8 @@ void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
   peri_gather *gather = (peri_gather *)peri__to_future(L, rt, idx);
   if (gather == NULL || gather->future.kind != PERI_KIND_GATHER)
     return;
-  for (uint32_t i = 0; i < gather->nodes; i++) {
+  bool any = gather->slot != NULL || gather->node != NULL;
+  for (uint32_t i = 0; any && i < gather->nodes; i++) {
     peri_slot *slot = gather->slot != NULL ? &gather->slot[i] : NULL;
     if (slot != NULL && !(slot->task.flags & PERI_T_MOVED))
       continue;
@@ -214,6 +243,7 @@ void peri__gather_forget(lua_State *L, peri_runtime *rt, int idx)
     if (peri__node_listed(&child->node))
       peri__node_unlink(&child->node);
   }
+  peri__slots_free(gather);
   gather->anchor = LUA_NOREF;
 }
 
@@ -338,9 +368,8 @@ static int call_size(lua_State *L, peri_runtime *rt, lua_Integer i, bool mark)
 static int suits_bare(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       lua_Integer n)
 {
-  bool context =
-      rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
-  if (context || loop->factory || loop->debug || loop->closed || loop->closing)
+  if (loop->factory || loop->debug || loop->closed || loop->closing ||
+      peri__has_context(L, rt))
     return 0;
   int largest = 0, size = 1;
   lua_Integer i = 1;
@@ -357,13 +386,16 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
                          lua_Integer n, int largest)
 {
   lua_createtable(L, (int)n, 1); /* at 5 */
-  peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_slot));
-  gather->slot = (peri_slot *)(gather + 1);
-  peri__coroutines_reserve(L, loop, gather->children, largest + LUA_MINSTACK);
+  peri_gather *gather = gather_new(L, rt, loop, n, 0);
+  peri__coroutines_reserve(L, loop, gather->children, largest + 4);
   luaL_checkstack(L, largest + LUA_MINSTACK, NULL);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
   gather->nodes = gather->children;
+  if (!peri__slots_new(gather)) {
+    peri__unanchor(L, loop, gather->anchor);
+    luaL_error(L, "not enough memory");
+  }
   peri__bare_start(L, rt, gather, 1);
 }
 

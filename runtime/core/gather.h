@@ -35,14 +35,18 @@ struct peri_gather {
   uint32_t children; /* as many as were given */
   uint32_t nodes;    /* one for each that differs */
   uint32_t finished; /* whose callbacks have run, or need not */
-  uint32_t ended;    /* of the slots */
+  uint32_t ended;    /* that are done, the callback run or not */
   bool return_exceptions, cancel_requested, no_memory;
-  peri_slot *slot;  /* children that are bare tasks, or NULL */
-  peri_child *node; /* otherwise; both stand behind this */
+  peri_slot *slot;  /* children that are bare tasks, until all have ended;
+                       memory of its own, so that no garbage is left of it */
+  peri_child *node; /* otherwise; behind this */
   peri_child last;  /* of the bare task that ended last */
 };
 
-/* bare.c: starts the calls in the list; the gather is on top of the stack. */
+/* bare.c: memory for the slots, given back when all children have ended. */
+bool peri__slots_new(peri_gather *gather);
+void peri__slots_free(peri_gather *gather);
+/* Starts the calls in the list; the gather is on top of the stack. */
 void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
                       int list);
 

@@ -83,11 +83,58 @@ void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
 
 /* -- Making ---------------------------------------------------------------------- */
 
-/* A handle of the function and arguments from fn to the top, in their place. */
+static bool is_call_table(lua_State *L, int idx)
+{
+  if (lua_type(L, idx) != LUA_TTABLE)
+    return false;
+  if (!lua_getmetatable(L, idx))
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* What is to be called stands from fn on: a function and its arguments, or a
+ * call table {fn, a, b, n=, context=}, behind which they are put then. Returns
+ * where the function stands. */
+static int open_call(lua_State *L, peri_runtime *rt, int fn)
+{
+  if (peri_likely(!is_call_table(L, fn))) {
+    peri__check_function(L, rt, fn);
+    return fn;
+  }
+  lua_settop(L, fn);
+  lua_getfield(L, fn, "n");
+  lua_Integer n = lua_isinteger(L, -1) ? lua_tointeger(L, -1)
+                                       : (lua_Integer)lua_rawlen(L, fn);
+  lua_settop(L, fn);
+  if (n > PERI_MOST_VALUES)
+    peri__throw(L, rt, PERI_ERR_VALUE, "a call table of %I values",
+                (LUAI_UACINT)n);
+  luaL_checkstack(L, (int)n + 8, NULL);
+  lua_geti(L, fn, 1);
+  peri__check_function(L, rt, fn + 1);
+  for (lua_Integer i = 2; i <= n; i++)
+    lua_geti(L, fn, i);
+  return fn + 1;
+}
+
+/* The context that the call table at idx names, or a copy of the current one. */
+static void push_context_of(lua_State *L, peri_runtime *rt, int idx)
+{
+  if (idx != 0 && lua_getfield(L, idx, "context") != LUA_TNIL) {
+    peri__check_context(L, rt, -1);
+    return;
+  }
+  lua_settop(L, idx != 0 ? -2 : -1);
+  peri__push_context_copy(L, rt);
+}
+
+/* A handle of what is to be called, from fn on; it is on top then. */
 static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                                int fn, bool any_thread)
 {
-  int n = lua_gettop(L) - fn + 1;
+  int first = open_call(L, rt, fn);
+  int n = lua_gettop(L) - first + 1;
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
   peri_handle *handle = lua_newuserdatauv(L, sizeof *handle, n + 2);
@@ -99,16 +146,16 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
   handle->timer.node.kind = PERI_NODE_HANDLE;
   handle->timer.loop = loop;
-  lua_insert(L, fn);
+  lua_insert(L, first);
   for (int i = n; i >= 1; i--)
-    lua_setiuservalue(L, fn, i);
+    lua_setiuservalue(L, first, i);
   peri__push_loop(L, loop);
-  lua_setiuservalue(L, fn, n + 1);
-  peri__push_context(L, rt);
-  lua_setiuservalue(L, fn, n + 2);
+  lua_setiuservalue(L, first, n + 1);
+  push_context_of(L, rt, first == fn ? 0 : fn);
+  lua_setiuservalue(L, first, n + 2);
   peri__push_ref(L, rt, PERI_REF_HANDLE);
-  lua_setmetatable(L, fn);
-  lua_pushvalue(L, fn);
+  lua_setmetatable(L, first);
+  lua_pushvalue(L, first);
   handle->anchor = peri__anchor(L, loop);
   return handle;
 }
@@ -117,7 +164,6 @@ static int call_soon(lua_State *L, peri_runtime *rt, bool any_thread)
 {
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__loop_check_open(L, rt, loop);
-  peri__check_function(L, rt, 2);
   peri_handle *handle = handle_new(L, rt, loop, 2, any_thread);
   peri__loop_ready(loop, &handle->timer.node);
   return 1;
@@ -159,7 +205,6 @@ static peri_loop *check_timer_args(lua_State *L, peri_runtime *rt,
   *seconds = peri__check_number(L, rt, 2);
   if (*seconds != *seconds)
     peri__throw(L, rt, PERI_ERR_VALUE, "Invalid %s: NaN (not a number)", what);
-  peri__check_function(L, rt, 3);
   return loop;
 }
 
@@ -173,7 +218,7 @@ static peri_clock *clock_of(peri_runtime *rt, peri_loop *loop)
 static int call_later(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       peri_clock *clock, lua_Number delay)
 {
-  int64_t duration = delay > 0 ? peri__nanoseconds(delay) : 0;
+  int64_t duration = peri__nanoseconds(delay); /* < 0: due before all others */
   int64_t now = peri__clock_now(clock);
   return start_timer(L, rt, loop, clock, (lua_Number)now / 1e9 + delay,
                      peri__clock_after(clock, duration), duration);

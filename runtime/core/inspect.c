@@ -250,7 +250,7 @@ static void add_accounts(lua_State *L, peri_task *task)
 static const char *state_of(const peri_task *task)
 {
   if (task->wait == PERI_WAIT_YIELD || task->wait == PERI_WAIT_WOKEN ||
-      !(task->flags & PERI_T_STARTED))
+      task->wait == PERI_WAIT_DUE || !(task->flags & PERI_T_STARTED))
     return "ready";
   return task->wait == PERI_WAIT_NONE ? "running" : "waiting";
 }

@@ -14,7 +14,8 @@
 
 /* What is to be done with a node that comes out of the ready queue. */
 typedef enum peri_node_kind {
-  PERI_NODE_TASK,    /* a step of a task (task.c) */
+  PERI_NODE_TASK, /* a step of a task (task.c) */
+  PERI_NODE_DUE,  /* a task whose sleep is over: its step is the next trip's */
   PERI_NODE_HANDLE,  /* a call_soon, call_later, call_at (handle.c) */
   PERI_NODE_LINK,    /* a done callback (future.c) */
   PERI_NODE_CHILD,   /* a child of a gather has ended (gather.c) */

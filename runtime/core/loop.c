@@ -242,12 +242,17 @@ static bool look_is_due(peri_loop *loop)
 
 /* -- Timers ------------------------------------------------------------------------ */
 
+/* A sleep ends as asyncio's does, in two trips: in the first the timer fires,
+ * beside the callbacks that are due, in the second the task goes on. So a
+ * timeout that is due at the same time still finds it asleep. */
 static void fire(peri_timer *timer)
 {
-  if (timer->node.kind == PERI_NODE_TASK)
-    peri__node_task(&timer->node)->wait = PERI_WAIT_WOKEN;
-  else
+  if (timer->node.kind == PERI_NODE_TASK) {
+    peri__node_task(&timer->node)->wait = PERI_WAIT_DUE;
+    timer->node.kind = PERI_NODE_DUE;
+  } else {
     peri__handle_due(&timer->node);
+  }
   peri__loop_ready(timer->loop, &timer->node);
 }
 
@@ -378,11 +383,22 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
     look(loop, delay);
 }
 
+static void wake_sleeper(peri_node *node)
+{
+  peri_task *task = peri__node_task(node);
+  node->kind = PERI_NODE_TASK;
+  task->wait = PERI_WAIT_WOKEN;
+  peri__loop_ready(task->future.loop, node);
+}
+
 static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
 {
   switch ((peri_node_kind)node->kind) {
   case PERI_NODE_TASK:
     peri__task_step(L, rt, peri__node_task(node));
+    break;
+  case PERI_NODE_DUE:
+    wake_sleeper(node);
     break;
   case PERI_NODE_HANDLE:
     peri__handle_run(L, rt, node);

@@ -315,6 +315,7 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__future_open(L, rt);
   peri__task_open(L, rt);
   peri__task_lua_open(L, rt);
+  peri__context_open(L, rt);
   peri__wait_open(L, rt);
   peri__waiters_open(L, rt);
   peri__queue_open(L, rt);
@@ -418,6 +419,8 @@ static int close_protected(lua_State *L)
   close_loops(L, rt);
   peri__debug_close(L, rt);
   peri__work_close(rt);
+  peri__process_close(rt);
+  peri__stdio_close(rt);
   forget_modules(L);
   return 0;
 }

@@ -122,10 +122,13 @@ static int l_attempt(lua_State *L)
   return attempt_k(L, status, ctx);
 }
 
-/* session(on) */
+/* session(on): the main task is one. A line that waits for ever is then for
+ * the user to end: a DeadlockError would end all tasks, the session too. */
 static int l_session(lua_State *L)
 {
-  peri__rt(L)->session = lua_toboolean(L, 1);
+  peri_runtime *rt = peri__rt(L);
+  rt->session = lua_toboolean(L, 1);
+  rt->main.loop->deadlock = !rt->session && rt->options.deadlock != 0;
   return 0;
 }
 

@@ -82,7 +82,9 @@ void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
     lua_State *co = new_coroutine(L, loop, &anchor);
     loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
   }
-  for (uint32_t i = 1; values > LUA_MINSTACK && i <= n; i++)
+  if (values <= LUA_MINSTACK) /* which every coroutine has room for */
+    return;
+  for (uint32_t i = 1; i <= n; i++)
     if (!lua_checkstack(loop->pool[(uint32_t)loop->pooled - i].co, values))
       luaL_error(L, "too many arguments for a task");
 }
@@ -388,7 +390,8 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_setiuservalue(L, -2, PERI_UV_LOOP);
   task->co = take_coroutine(L, loop, fn, &task->anchor);
   lua_State *co = task->co;
-  if (peri_unlikely(!lua_checkstack(co, nargs + 8))) {
+  if (peri_unlikely(nargs + 8 > LUA_MINSTACK) &&
+      !lua_checkstack(co, nargs + 8)) {
     peri__unanchor(L, loop, task->anchor);
     luaL_error(L, "too many arguments for a task");
   }
@@ -597,17 +600,19 @@ static void inherit_context(lua_State *L, peri_runtime *rt, peri_task *task)
       rt->task != NULL ? rt->task->flags & PERI_T_CONTEXT : rt->has_context;
   if (peri_likely(!any) || task->flags & PERI_T_CONTEXT)
     return;
-  peri__push_context(L, rt);
+  peri__push_context_copy(L, rt);
+  if (!lua_isnil(L, -1))
+    task->flags |= PERI_T_CONTEXT;
   lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
-  task->flags |= PERI_T_CONTEXT;
 }
 
-/* The task is on top of the stack. */
+/* The task is on top of the stack. An eager one runs here and now, but only
+ * inside its own loop: elsewhere it would wait for things of another one. */
 void peri__task_start(lua_State *L, peri_runtime *rt, peri_task *task,
                       bool eager)
 {
   inherit_context(L, rt, task);
-  if (!eager) {
+  if (!eager || peri__running_loop(rt) != task->future.loop) {
     peri__loop_ready(task->future.loop, &task->timer.node);
     return;
   }
@@ -633,12 +638,19 @@ static void keep_message(lua_State *L, int idx, int message_idx)
   lua_setiuservalue(L, idx, PERI_UV_RESULT);
 }
 
-static void wake_with(peri_task *task, peri_outcome outcome)
+/* Takes the task's node out of wherever it waits. */
+static void withdraw(peri_task *task)
 {
   if (task->wait == PERI_WAIT_TIMER)
     peri__timer_stop(task->clock, &task->timer);
-  else if (peri__node_listed(&task->timer.node))
-    peri__node_unlink(&task->timer.node);
+  else if (peri__node_listed(&task->node))
+    peri__node_unlink(&task->node);
+  task->node.kind = PERI_NODE_TASK; /* it may have been due */
+}
+
+static void wake_with(peri_task *task, peri_outcome outcome)
+{
+  withdraw(task);
   task->outcome = (uint8_t)outcome;
   task->wait = PERI_WAIT_WOKEN;
   peri__loop_ready(task->future.loop, &task->timer.node);
@@ -647,8 +659,8 @@ static void wake_with(peri_task *task, peri_outcome outcome)
 /* Whether a cancellation concerns nobody but the task. */
 static bool waits_alone(const peri_task *task)
 {
-  return task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_TURN ||
-         task->wait == PERI_WAIT_SEVERAL;
+  return task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_DUE ||
+         task->wait == PERI_WAIT_TURN || task->wait == PERI_WAIT_SEVERAL;
 }
 
 /* Goes down a chain of tasks that await each other without recursion. */
@@ -662,7 +674,8 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
     task->flags |= PERI_T_ASKED;
-    keep_message(L, idx, message_idx);
+    if (task->outcome != PERI_OUTCOME_CANCEL) /* else one is on its way */
+      keep_message(L, idx, message_idx);
     if (waits_alone(task)) {
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;
@@ -738,10 +751,7 @@ void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
   luaL_checkstack(L, 16, NULL);
   peri__push_task(L, task);
   task = lua_touserdata(L, -1);
-  if (task->wait == PERI_WAIT_TIMER)
-    peri__timer_stop(task->clock, &task->timer);
-  else if (peri__node_listed(&task->timer.node))
-    peri__node_unlink(&task->timer.node);
+  withdraw(task);
   if (task->wait == PERI_WAIT_SEVERAL)
     peri__several_abandon(task);
   task->wait = PERI_WAIT_NONE;

@@ -164,6 +164,8 @@ static void read_table(lua_State *L, peri_runtime *rt, int first,
     lua_replace(L, first + 1);
   }
   spec->context = lua_isnil(L, first + 2) ? 0 : first + 2;
+  if (spec->context != 0)
+    peri__check_context(L, rt, spec->context);
   spec->eager = lua_toboolean(L, first + 3);
   int list = first, from = 1, fn = first + 4;
   if (lua_getfield(L, first, "target") != LUA_TNIL) {
@@ -528,62 +530,6 @@ static int l_own(lua_State *L)
   return 0;
 }
 
-void peri__push_context(lua_State *L, peri_runtime *rt)
-{
-  if (rt->task != NULL && rt->task->flags & PERI_T_CONTEXT) {
-    peri__push_task(L, rt->task);
-    lua_getiuservalue(L, -1, PERI_UV_CONTEXT);
-    lua_replace(L, -2);
-  } else if (rt->task == NULL && rt->has_context) {
-    peri__push_ref(L, rt, PERI_REF_CONTEXT);
-  } else {
-    lua_pushnil(L);
-  }
-}
-
-/* context_get() -> the current context, nil if it is empty */
-static int l_context_get(lua_State *L)
-{
-  peri__push_context(L, peri__rt(L));
-  return 1;
-}
-
-void peri__task_set_context(lua_State *L, peri_runtime *rt, peri_task *task,
-                            int idx)
-{
-  (void)rt;
-  idx = lua_absindex(L, idx);
-  peri__push_task(L, task);
-  task = lua_touserdata(L, -1);
-  lua_pushvalue(L, idx);
-  lua_setiuservalue(L, -2, PERI_UV_CONTEXT);
-  lua_pop(L, 1);
-  task->flags |= PERI_T_CONTEXT;
-}
-
-/* context_set(context): of the task that runs, or outside tasks */
-static int l_context_set(lua_State *L)
-{
-  peri_runtime *rt = peri__rt(L);
-  lua_settop(L, 1);
-  if (rt->task != NULL) {
-    peri__task_set_context(L, rt, rt->task, 1);
-    return 0;
-  }
-  rt->has_context = !lua_isnil(L, 1);
-  peri__set_ref(L, rt, PERI_REF_CONTEXT);
-  return 0;
-}
-
-static int l_get_context(lua_State *L)
-{
-  peri_task *task = peri__check_task(L, peri__rt(L), 1);
-  if (!(task->flags & PERI_T_CONTEXT))
-    return 0;
-  lua_getiuservalue(L, 1, PERI_UV_CONTEXT);
-  return 1;
-}
-
 static const luaL_Reg methods[] = {{"cancelling", l_cancelling},
                                    {"uncancel", l_uncancel},
                                    {"get_name", l_get_name},
@@ -592,7 +538,6 @@ static const luaL_Reg methods[] = {{"cancelling", l_cancelling},
                                    {"cancel", l_cancel},
                                    {"traceback", l_traceback},
                                    {"print_stack", l_print_stack},
-                                   {"get_context", l_get_context},
                                    {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"create_task", l_create_task},
@@ -601,8 +546,6 @@ static const luaL_Reg functions[] = {{"create_task", l_create_task},
                                      {"current_task", l_current_task},
                                      {"all_tasks", l_all_tasks},
                                      {"own", l_own},
-                                     {"context_get", l_context_get},
-                                     {"context_set", l_context_set},
                                      {NULL, NULL}};
 
 void peri__task_lua_open(lua_State *L, peri_runtime *rt)

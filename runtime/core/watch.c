@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "debug.h"
+#include "signals.h"
 
 typedef struct peri_watcher {
   peri_node node;   /* in the ready queue while an event waits */
@@ -21,7 +22,6 @@ typedef struct peri_watcher {
   int wanted; /* UV_READABLE | UV_WRITABLE; -1: a signal */
   int events; /* what has come */
   bool closing;
-  struct sigaction before; /* a signal's: libuv would leave the default */
   union {
     uv_handle_t handle;
     uv_poll_t poll;
@@ -132,11 +132,79 @@ static void on_closed(uv_handle_t *handle)
   queue(watcher);
 }
 
-static void restore_signal(peri_watcher *watcher)
+/* What a signal did before the runtime handled it: libuv would leave it at the
+ * default. */
+struct peri_signal_use {
+  struct peri_signal_use *next;
+  int number;
+  int handles; /* ours for it, on all loops */
+  struct sigaction before;
+};
+
+static struct peri_signal_use **find_use(peri_runtime *rt, int number)
+{
+  struct peri_signal_use **at = &rt->signal_uses;
+  while (*at != NULL && (*at)->number != number)
+    at = &(*at)->next;
+  return at;
+}
+
+static struct peri_signal_use *use_signal(peri_runtime *rt, int number)
+{
+  struct peri_signal_use **at = find_use(rt, number);
+  if (*at != NULL)
+    return *at;
+  struct peri_signal_use *use = peri__realloc(rt, NULL, 0, sizeof *use);
+  if (use == NULL)
+    return NULL;
+  memset(use, 0, sizeof *use);
+  use->number = number;
+  sigaction(number, NULL, &use->before);
+  *at = use;
+  return use;
+}
+
+static void unuse_signal(peri_runtime *rt, int number)
+{
+  struct peri_signal_use **at = find_use(rt, number), *use = *at;
+  if (use->handles > 0)
+    return;
+  struct sigaction now;
+  if (sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+    sigaction(number, &use->before, NULL);
+  *at = use->next;
+  peri__realloc(rt, use, sizeof *use, 0);
+}
+
+int peri__signal_start(peri_runtime *rt, uv_loop_t *uv, uv_signal_t *handle,
+                       uv_signal_cb callback, int number)
 {
   struct sigaction now;
-  if (sigaction(watcher->id, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
-    sigaction(watcher->id, &watcher->before, NULL);
+  if (sigaction(number, NULL, &now) < 0) /* the C library's own */
+    return UV_EINVAL;
+  struct peri_signal_use *use = use_signal(rt, number);
+  if (use == NULL)
+    return UV_ENOMEM;
+  int code = uv_signal_init(uv, handle);
+  if (code < 0) {
+    unuse_signal(rt, number);
+    return code;
+  }
+  code = uv_signal_start(handle, callback, number);
+  PERI_CHECK(code == 0); /* it fails for signals that there are not */
+  /* libuv has it already, for somebody else, who knows what was there. */
+  sigaction(number, NULL, &now);
+  if (use->handles++ == 0 && now.sa_handler == use->before.sa_handler)
+    use->before.sa_handler = SIG_DFL;
+  return 0;
+}
+
+void peri__signal_stop(peri_runtime *rt, uv_signal_t *handle, int number,
+                       uv_close_cb closed)
+{
+  uv_close((uv_handle_t *)handle, closed);
+  (*find_use(rt, number))->handles--;
+  unuse_signal(rt, number);
 }
 
 static void close_watcher(peri_watcher *watcher)
@@ -147,9 +215,11 @@ static void close_watcher(peri_watcher *watcher)
   peri__node_unlink(&watcher->listed);
   if (peri__node_listed(&watcher->node))
     peri__node_unlink(&watcher->node);
-  uv_close(&watcher->uv.handle, on_closed);
   if (watcher->wanted < 0)
-    restore_signal(watcher);
+    peri__signal_stop(watcher->loop->rt, &watcher->uv.signal, watcher->id,
+                      on_closed);
+  else
+    uv_close(&watcher->uv.handle, on_closed);
 }
 
 /* Leaves the new watcher on the stack, without a handle yet. */
@@ -285,48 +355,34 @@ static int l_remove_writer(lua_State *L)
 
 /* -- Signals ------------------------------------------------------------------------------ */
 
-#define SIGNALS(X)                                                             \
-  X(SIGHUP)                                                                    \
-  X(SIGINT)                                                                    \
-  X(SIGQUIT)                                                                   \
-  X(SIGABRT)                                                                   \
-  X(SIGUSR1)                                                                   \
-  X(SIGUSR2)                                                                   \
-  X(SIGPIPE)                                                                   \
-  X(SIGALRM)                                                                   \
-  X(SIGTERM)                                                                   \
-  X(SIGCHLD)                                                                   \
-  X(SIGCONT)                                                                   \
-  X(SIGTSTP)                                                                   \
-  X(SIGTTIN)                                                                   \
-  X(SIGTTOU)                                                                   \
-  X(SIGURG)                                                                    \
-  X(SIGWINCH)                                                                  \
-  X(SIGIO)
-
 static const struct {
   const char *name;
   int number;
 } signals[] = {
 #define X(name) {#name, name},
-    SIGNALS(X)
+    PERI_SIGNALS(X)
 #undef X
 };
 
+static int signal_number(const char *name)
+{
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    if (strcmp(signals[i].name, name) == 0)
+      return signals[i].number;
+  return 0;
+}
+
 static int check_signal(lua_State *L, peri_runtime *rt, int arg)
 {
-  if (lua_isinteger(L, arg)) {
-    lua_Integer number = lua_tointeger(L, arg);
-    if (number > 0 && number < NSIG && number != SIGKILL && number != SIGSTOP)
-      return (int)number;
-  } else if (lua_type(L, arg) == LUA_TSTRING) {
-    const char *name = lua_tostring(L, arg);
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-      if (strcmp(signals[i].name, name) == 0)
-        return signals[i].number;
-  } else {
+  lua_Integer number = 0;
+  if (lua_isinteger(L, arg))
+    number = lua_tointeger(L, arg);
+  else if (lua_type(L, arg) == LUA_TSTRING)
+    number = signal_number(lua_tostring(L, arg));
+  else
     return peri__arg_type_error(L, rt, arg, "signal name");
-  }
+  if (number > 0 && number < NSIG && number != SIGKILL && number != SIGSTOP)
+    return (int)number;
   lua_pushfstring(L, "%s cannot be handled", peri__describe(L, arg));
   return peri__arg_error(L, rt, PERI_ERR_VALUE, arg, lua_tostring(L, -1));
 }
@@ -345,14 +401,11 @@ static int l_add_signal_handler(lua_State *L)
   if (watcher == NULL) {
     watcher = watcher_new(L, rt, loop, number);
     watcher->wanted = -1;
-    sigaction(number, NULL, &watcher->before);
-    uv_signal_init(uv, &watcher->uv.signal);
+    int code =
+        peri__signal_start(rt, uv, &watcher->uv.signal, on_signal, number);
+    if (code < 0)
+      return failed(L, rt, watcher, "add_signal_handler", code);
     publish(watcher);
-    int code = uv_signal_start(&watcher->uv.signal, on_signal, number);
-    if (code < 0) {
-      close_watcher(watcher);
-      return peri__throw_uv(L, rt, "add_signal_handler", code);
-    }
   } else {
     push_watcher(L, watcher);
   }

@@ -10,8 +10,10 @@
 #include <string.h>
 
 #include "../core/core.h"
+#include "../io/fd_stream.h"
 #include "../io/fs.h"
 #include "../io/io.h"
+#include "../io/process.h"
 #include "../pool/pool.h"
 #include "heap.h"
 
@@ -339,6 +341,9 @@ static int preload_modules(lua_State *L)
   static const luaL_Reg modules[] = {{"perilune._fs", peri__fs_open_module},
                                      {"perilune._net", peri__net_open},
                                      {"perilune._pool", peri__pool_open},
+                                     {"perilune._process", peri__process_open},
+                                     {"perilune._signal", peri__signal_open},
+                                     {"perilune._stdio", peri__stdio_open},
                                      {NULL, NULL}};
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   luaL_setfuncs(L, modules, 0);

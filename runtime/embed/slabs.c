@@ -25,22 +25,18 @@ static size_t count(uint32_t set)
 
 /* -- The system ------------------------------------------------------------ */
 
-static char *map(size_t size)
+/* At that address if it is free, else where the system likes. */
+static char *map(char *at, size_t size)
 {
-  void *got = mmap(NULL, size, PROT_READ | PROT_WRITE,
+  void *got = mmap(at, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return got != MAP_FAILED ? got : NULL;
 }
 
-/* The system aligns to pages only, but puts one mapping beside the other: after
- * the first chunk the short way is the rule. */
-static peri__chunk *map_chunk(void)
+/* The system aligns to pages only. */
+static peri__chunk *map_aligned(void)
 {
-  char *got = map(PERI__CHUNK);
-  if (got == NULL || (char *)peri__chunk_of(got) == got)
-    return (peri__chunk *)got;
-  munmap(got, PERI__CHUNK);
-  got = map((size_t)2 * PERI__CHUNK);
+  char *got = map(NULL, (size_t)2 * PERI__CHUNK);
   if (got == NULL)
     return NULL;
   peri__chunk *chunk = peri__chunk_of(got + PERI__CHUNK - 1);
@@ -50,6 +46,22 @@ static peri__chunk *map_chunk(void)
   if (before < PERI__CHUNK)
     munmap((char *)chunk + PERI__CHUNK, PERI__CHUNK - before);
   return chunk;
+}
+
+/* As it grows, a heap has its chunks side by side: one call for each. */
+static peri__chunk *map_chunk(peri__chunks *chunks)
+{
+  char *got = NULL;
+  if (chunks->next != NULL)
+    got = map(chunks->next, PERI__CHUNK);
+  if (got != NULL && (char *)peri__chunk_of(got) != got) {
+    munmap(got, PERI__CHUNK);
+    got = NULL;
+  }
+  if (got == NULL)
+    got = (char *)map_aligned();
+  chunks->next = got != NULL ? got - PERI__CHUNK : NULL;
+  return (peri__chunk *)got;
 }
 
 /* The pages go, or stay if the system will not have them; what they held does
@@ -130,6 +142,7 @@ void peri__chunks_trim(peri__chunks *chunks, size_t kept)
     if ((chunk->spare | chunk->clean) == ALL) {
       unlink_chunk(chunk);
       munmap(chunk, PERI__CHUNK);
+      chunks->next = (char *)chunk;
     } else {
       discard_spare(chunk);
       move(chunks, chunk);
@@ -159,7 +172,7 @@ static peri__chunk *find_chunk(peri__chunks *chunks)
     return chunks->spare.next;
   if (!is_empty(&chunks->clean))
     return chunks->clean.next;
-  peri__chunk *chunk = map_chunk();
+  peri__chunk *chunk = map_chunk(chunks);
   if (chunk == NULL)
     return NULL;
   chunk->clean = ALL;
@@ -200,6 +213,7 @@ void peri__chunks_init(peri__chunks *chunks)
   list_init(&chunks->clean);
   list_init(&chunks->full);
   chunks->used_slabs = chunks->spare_slabs = 0;
+  chunks->next = NULL;
 }
 
 static void unmap_all(peri__chunk_list *list)

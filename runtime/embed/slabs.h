@@ -69,6 +69,7 @@ struct peri__chunk {
 typedef struct peri__chunks {
   peri__chunk_list spare, clean, full;
   size_t used_slabs, spare_slabs;
+  char *next; /* where the next chunk would go best, or NULL */
 } peri__chunks;
 
 void peri__chunks_init(peri__chunks *chunks);

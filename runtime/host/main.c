@@ -11,6 +11,7 @@
  * in the running code, end the process. SIGUSR1 has the tasks printed.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -101,6 +102,8 @@ static void on_interrupt(int number)
   if (runtime && repl_runs() && peri_interrupts_pending(runtime) == 0)
     interrupt_count = 0;
   if (!runtime || ++interrupt_count >= 3) {
+    if (runtime)
+      peri_restore_terminal(runtime);
     repl_restore();
     _exit(EXIT_INTERRUPTED);
   }
@@ -122,14 +125,33 @@ static void on_look(int number)
   errno = saved;
 }
 
+/* The signal's effect is the default one, but for the terminal. */
+static void on_end(int number)
+{
+  peri_runtime *runtime = interruptible;
+  if (runtime)
+    peri_restore_terminal(runtime);
+  handle(number, SIG_DFL, 0);
+  raise(number); /* comes when this returns */
+}
+
 static void on_pipe(int number)
 {
   (void)number;
 }
 
+static bool has_default(int number)
+{
+  struct sigaction action;
+  return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_DFL;
+}
+
 static void catch_signals(peri_runtime *runtime)
 {
   interruptible = runtime;
+  /* A session takes what it finds at its default. */
+  if (has_default(SIGTERM))
+    handle(SIGTERM, on_end, 0);
   /* A shell starts background jobs with SIGINT ignored; let that stand.
    * Without SA_RESTART: a script that blocks in io.read is to notice. */
   if (!is_ignored(SIGINT))
@@ -139,6 +161,14 @@ static void catch_signals(peri_runtime *runtime)
   /* A handler that does nothing is as good as SIG_IGN (writes give EPIPE),
    * and unlike that it is not inherited by the programs we start. */
   handle(SIGPIPE, on_pipe, 0);
+}
+
+/* What is closed would else be whatever is opened first, and take our output. */
+static void open_standard(void)
+{
+  for (int fd = 0; fd <= 2; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)!open("/dev/null", O_RDWR);
 }
 
 /* -- The command line ------------------------------------------------------ */
@@ -545,6 +575,7 @@ int main(int argc, char **argv)
   if (!h.no_environment && debug_in_environment())
     h.debug = true;
 
+  open_standard();
   if (h.interactive)
     repl_prepare();
   peri_runtime *runtime = NULL;

@@ -8,9 +8,10 @@
  * watches non-blocking, and that would hold for everybody who has the terminal
  * open, the shell included.
  *
- * Whatever ends the process, the terminal gets its modes back: the editor does
- * so at the end of a line, close() at the end of the session, and the handlers
- * below where a signal ends or stops the process in the middle of a line.
+ * The editor needs other modes of the terminal while a line is typed. Whatever
+ * happens then, it gets back those that it had before: set_shown does it at the
+ * end of a line or of the session, the handlers below where a signal ends or
+ * stops the process.
  */
 #include "repl.h"
 
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
@@ -51,11 +53,13 @@ typedef struct terminal {
 
 /* -- Signals ------------------------------------------------------------------- */
 
-/* A handler gets no argument. */
+/* A handler gets no argument. The modes are those before the line that is
+ * being edited. */
 static terminal *volatile session;
 static uv_thread_t session_thread;
-static volatile sig_atomic_t is_raw;
-static struct termios original;
+static volatile sig_atomic_t is_raw, was_resized, was_continued;
+static volatile int wake = -1; /* an eventfd: a handler has something to tell */
+static struct termios modes;
 
 static const int ending[] = {SIGTERM, SIGHUP, SIGQUIT};
 enum { ENDING = sizeof ending / sizeof *ending };
@@ -65,10 +69,11 @@ bool repl_runs(void)
   return session != NULL;
 }
 
+/* Not from the background: that would stop the process instead. */
 void repl_restore(void)
 {
-  if (is_raw)
-    tcsetattr(STDIN_FILENO, TCSANOW, &original);
+  if (is_raw && tcgetpgrp(STDIN_FILENO) == getpgrp())
+    tcsetattr(STDIN_FILENO, TCSANOW, &modes);
 }
 
 static void set_handler(int number, void (*handler)(int), int flags)
@@ -111,6 +116,18 @@ static void on_stop(int number)
   errno = saved;
 }
 
+/* What on_change has noted is done by notice_changes. */
+static void on_change(int number)
+{
+  int saved = errno;
+  uint64_t one = 1;
+  *(number == SIGWINCH ? &was_resized : &was_continued) = 1;
+  if (write(wake, &one, sizeof one) < 0) {
+    /* it is full, so somebody will look */
+  }
+  errno = saved;
+}
+
 static void replace_handler(int number, void (*from)(int), void (*to)(int))
 {
   struct sigaction now;
@@ -124,6 +141,8 @@ static void catch_signals(void)
   for (int i = 0; i < ENDING; i++)
     replace_handler(ending[i], SIG_DFL, on_end);
   replace_handler(SIGTSTP, SIG_DFL, on_stop);
+  replace_handler(SIGWINCH, SIG_DFL, on_change);
+  replace_handler(SIGCONT, SIG_DFL, on_change);
 }
 
 static void release_signals(void)
@@ -131,17 +150,22 @@ static void release_signals(void)
   for (int i = 0; i < ENDING; i++)
     replace_handler(ending[i], on_end, SIG_DFL);
   replace_handler(SIGTSTP, on_stop, SIG_DFL);
+  replace_handler(SIGWINCH, on_change, SIG_DFL);
+  replace_handler(SIGCONT, on_change, SIG_DFL);
 }
 
 /* -- Opening and closing --------------------------------------------------------- */
 
-/* A descriptor that is readable when standard input is, once that is added. */
+/* A descriptor that is readable when standard input is, once that is added, or
+ * when a signal handler says so. */
 static int open_watch(terminal *t)
 {
-  t->watch = epoll_create1(EPOLL_CLOEXEC);
-  if (t->watch < 0)
-    return errno;
   struct epoll_event event = {.events = EPOLLIN};
+  t->watch = epoll_create1(EPOLL_CLOEXEC);
+  wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (t->watch < 0 || wake < 0 ||
+      epoll_ctl(t->watch, EPOLL_CTL_ADD, wake, &event) != 0)
+    return errno;
   if (epoll_ctl(t->watch, EPOLL_CTL_ADD, STDIN_FILENO, &event) != 0)
     t->never_waits = true; /* a file, or closed */
   else
@@ -159,8 +183,23 @@ static bool can_edit(const terminal *t)
 static void open_editor(terminal *t, bool ignore_environment)
 {
   const char *name = ignore_environment ? NULL : getenv("PERILUNE_LIBEDIT");
-  if (can_edit(t) && !(name && !*name))
-    t->editor = editor_open(name);
+  if (!can_edit(t) || (name && !*name) || tcgetattr(STDIN_FILENO, &modes) != 0)
+    return;
+  t->editor = editor_open(name);
+  tcsetattr(STDIN_FILENO, TCSADRAIN, &modes); /* libedit has its own idea */
+}
+
+/* A line begins to be read, or has ended in one way or another. */
+static void set_shown(terminal *t, bool shown)
+{
+  if (shown && t->editor)
+    is_raw = tcgetattr(STDIN_FILENO, &modes) == 0;
+  t->shown = shown;
+  t->hidden = false;
+  if (!shown && is_raw) {
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &modes);
+    is_raw = 0;
+  }
 }
 
 /* Idempotent: __gc, __close. */
@@ -170,13 +209,13 @@ static void close_terminal(terminal *t)
     session = NULL;
     release_signals();
   }
-  if (t->editor) {
+  if (wake >= 0)
+    close(wake);
+  wake = -1;
+  if (t->editor)
     editor_close(t->editor);
-    tcsetattr(STDIN_FILENO, TCSADRAIN, &original);
-  }
-  is_raw = 0;
   t->editor = NULL;
-  t->shown = false;
+  set_shown(t, false);
   if (t->watch >= 0)
     close(t->watch);
   t->watch = -1;
@@ -257,13 +296,6 @@ static editor_event feed_plain(terminal *t)
 
 /* -- Reading --------------------------------------------------------------------------- */
 
-static void set_shown(terminal *t, bool shown)
-{
-  t->shown = shown;
-  t->hidden = false;
-  is_raw = shown && t->editor != NULL;
-}
-
 /* -> event, and its text */
 static int push_event(lua_State *L, terminal *t, editor_event event)
 {
@@ -301,12 +333,40 @@ static void bring_back(terminal *t)
     show_prompt(t);
 }
 
+static void forget_changes(void)
+{
+  uint64_t count;
+  if (read(wake, &count, sizeof count) < 0) {
+    /* there were none */
+  }
+  was_resized = was_continued = 0;
+}
+
+/* The screen has another size, or the process was stopped and goes on: then the
+ * shell has written to it. */
+static void notice_changes(terminal *t)
+{
+  bool resized = was_resized, continued = was_continued;
+  if (!resized && !continued)
+    return;
+  forget_changes();
+  if (!t->editor)
+    return;
+  if (continued) {
+    fputs("\r\033[J", stdout);
+    editor_show(t->editor);
+  }
+  if (resized)
+    editor_resize(t->editor);
+}
+
 /* terminal:begin(prompt) */
 static int l_begin(lua_State *L)
 {
   terminal *t = check_terminal(L);
   const char *prompt = luaL_checkstring(L, 2);
   fflush(stdout);
+  forget_changes();
   set_shown(t, true);
   return push_event(L, t,
                     t->editor ? editor_begin(t->editor, prompt)
@@ -318,6 +378,7 @@ static int l_feed(lua_State *L)
 {
   terminal *t = check_terminal(L);
   bring_back(t);
+  notice_changes(t);
   return push_event(L, t, t->editor ? editor_feed(t->editor) : feed_plain(t));
 }
 
@@ -404,25 +465,6 @@ void repl_make_room(void)
 static int l_make_room(lua_State *L)
 {
   make_room(check_terminal(L), lua_toboolean(L, 2));
-  return 0;
-}
-
-/* terminal:resize() */
-static int l_resize(lua_State *L)
-{
-  terminal *t = check_terminal(L);
-  if (t->editor && t->shown && !t->hidden)
-    editor_resize(t->editor);
-  return 0;
-}
-
-/* terminal:refresh(): the process was stopped, and goes on */
-static int l_refresh(lua_State *L)
-{
-  terminal *t = check_terminal(L);
-  if (t->editor && t->shown)
-    editor_show(t->editor);
-  t->hidden = false;
   return 0;
 }
 
@@ -554,10 +596,8 @@ static const luaL_Reg methods[] = {{"abort", l_abort},
                                    {"metatable", l_metatable},
                                    {"newline", l_newline},
                                    {"read_history", l_read_history},
-                                   {"refresh", l_refresh},
                                    {"remember", l_remember},
                                    {"replace_history", l_replace_history},
-                                   {"resize", l_resize},
                                    {"say", l_say},
                                    {"watch", l_watch},
                                    {"width", l_width},
@@ -582,8 +622,7 @@ static void push_terminal(lua_State *L, bool ignore_environment)
   int code = open_watch(t);
   if (code != 0)
     luaL_error(L, "cannot watch standard input: %s", strerror(code));
-  t->on_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) &&
-                   tcgetattr(STDIN_FILENO, &original) == 0;
+  t->on_terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
   open_editor(t, ignore_environment);
   if (t->editor)
     t->history = history_path(!ignore_environment);

@@ -183,6 +183,11 @@ PERI_API int peri_interrupt(peri_runtime *runtime);
 /* How many interrupts nobody has seen yet. Safe in a signal handler. */
 PERI_API int peri_interrupts_pending(const peri_runtime *runtime);
 
+/* Gives the terminal the modes back that it had before a script put it into raw
+ * mode (perilune.stdio), for a host that a signal ends; peri_close does so, too.
+ * On the runtime's thread, and safe in a signal handler there. */
+PERI_API void peri_restore_terminal(peri_runtime *runtime);
+
 /* The text of the last failure with its traceback, "" if there was none. Valid
  * until the next call that fails, or peri_close. */
 PERI_API const char *peri_error(const peri_runtime *runtime);

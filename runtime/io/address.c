@@ -12,8 +12,7 @@ bool peri__address_parse(peri_address *address, const char *host, int port)
 {
   if (uv_ip4_addr(host, port, &address->in) == 0)
     return true;
-  if (strchr(host, ':') != NULL &&
-      uv_ip6_addr(host, port, &address->in6) == 0)
+  if (strchr(host, ':') != NULL && uv_ip6_addr(host, port, &address->in6) == 0)
     return true;
   address->any.sa_family = AF_UNSPEC;
   return false;

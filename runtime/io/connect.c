@@ -179,8 +179,8 @@ static int l_connect_unix(lua_State *L)
   struct sockaddr_un address;
   socklen_t size;
   if (!peri__unix_address(&address, &size, path, length))
-    return peri__throw_os(L, rt, "connect",
-                          peri__path_error(length), "path", path);
+    return peri__throw_os(L, rt, "connect", peri__path_error(length), "path",
+                          path);
   peri_stream_box *box = peri__stream_push_box(L, rt);
   peri_stream *stream = peri__stream_new(loop, PERI_STREAM_PIPE);
   if (stream == NULL)
@@ -189,8 +189,8 @@ static int l_connect_unix(lua_State *L)
   stream->limit = limit;
   stream->path = peri__copy_path(rt, path, length);
   stream->flags |= PERI_S_HALF_CLOSES;
-  int code = stream->path != NULL ? connect_unix(stream, &address, size)
-                                  : UV_ENOMEM;
+  int code =
+      stream->path != NULL ? connect_unix(stream, &address, size) : UV_ENOMEM;
   if (code == 0)
     return 1;
   peri__stream_abort(stream);

@@ -49,9 +49,10 @@ const char *peri__address_text(const peri_address *address, char *text);
  * in the field, "address" or "path"; NULL: nothing. */
 int peri__throw_os(lua_State *L, peri_runtime *rt, const char *syscall,
                    int code, const char *field, const char *name);
-/* Pushes it instead. */
+/* Pushes it instead; text, if there is one, says more than the code does. */
 void peri__push_os(lua_State *L, peri_runtime *rt, const char *syscall,
-                   int code, const char *field, const char *name);
+                   int code, const char *text, const char *field,
+                   const char *name);
 /* Whether the argument at idx is a table of options, as what waits takes it. */
 static inline bool peri__is_options(lua_State *L, int idx)
 {
@@ -64,6 +65,13 @@ int peri__limited(lua_State *L, int at, const char *name, lua_CFunction method);
 peri_loop *peri__io_loop(lua_State *L, peri_runtime *rt);
 /* Pushes the module perilune._net. */
 int peri__net_open(lua_State *L);
+
+/* -- Signals: signal.c --------------------------------------------------------- */
+
+/* Pushes a table of the signals' numbers by name. */
+void peri__push_signals(lua_State *L);
+/* Pushes the module perilune._signal. */
+int peri__signal_open(lua_State *L);
 
 /* -- Streams: stream.c -------------------------------------------------------- */
 
@@ -113,18 +121,19 @@ enum {
   PERI_S_READABLE = 1 << 0,
   PERI_S_WRITABLE = 1 << 1,
   PERI_S_HALF_CLOSES = 1 << 2, /* its output can end alone: a socket's */
-  PERI_S_CONNECTING = 1 << 3, /* the script has not got it yet */
-  PERI_S_STARTED = 1 << 4, /* the carrier tells when there is input */
-  PERI_S_STOPPED = 1 << 5, /* not, until the buffer is emptier */
-  PERI_S_READY = 1 << 6,   /* there may be input: worth an attempt */
-  PERI_S_EOF = 1 << 7,     /* the input has ended */
-  PERI_S_LOST = 1 << 8,    /* no input comes any more: stream->lost */
-  PERI_S_CLOSING = 1 << 9, /* close() was called */
-  PERI_S_CLOSED = 1 << 10, /* all is flushed, and the carrier closed */
-  PERI_S_READING = 1 << 11, /* a task waits for input, or is about to run */
-  PERI_S_CONGESTED = 1 << 12, /* output above the high-water mark */
-  PERI_S_SHUT = 1 << 13,      /* write_eof() was called */
-  PERI_S_SHUT_DOWN = 1 << 14, /* and done */
+  PERI_S_CONNECTING = 1 << 3,  /* the script has not got it yet */
+  PERI_S_STARTED = 1 << 4,     /* the carrier tells when there is input */
+  PERI_S_STOPPED = 1 << 5,     /* not, until the buffer is emptier */
+  PERI_S_READY = 1 << 6,       /* there may be input: worth an attempt */
+  PERI_S_EOF = 1 << 7,         /* the input has ended */
+  PERI_S_LOST = 1 << 8,        /* no input comes any more: stream->lost */
+  PERI_S_CLOSING = 1 << 9,     /* close() was called */
+  PERI_S_CLOSED = 1 << 10,     /* all is flushed, and the carrier closed */
+  PERI_S_READING = 1 << 11,    /* a task waits for input, or is about to run */
+  PERI_S_CONGESTED = 1 << 12,  /* output above the high-water mark */
+  PERI_S_SHUT = 1 << 13,       /* write_eof() was called */
+  PERI_S_SHUT_DOWN = 1 << 14,  /* and done */
+  PERI_S_DISMISSED = 1 << 15,  /* closed by its server, not by its handler */
   PERI_S_INPUT_OVER = PERI_S_EOF | PERI_S_LOST | PERI_S_CLOSING
 };
 

@@ -2,19 +2,40 @@
  * net.c: the module perilune._net, which perilune.net is made of, and what all
  * of io/ needs.
  */
+#include <errno.h>
+#include <string.h>
+
 #include "io/io.h"
 
 /* -- Errors --------------------------------------------------------------------- */
 
-void peri__push_os(lua_State *L, peri_runtime *rt, const char *syscall,
-                   int code, const char *field, const char *name)
+/* Errors of the system that libuv 1.44 does not know, whose names would be "Unknown
+ * system error"; NULL: it is none. */
+static const char *other_name(int code)
 {
+  static const struct {
+    int code;
+    const char *name;
+  } others[] = {{ENOEXEC, "ENOEXEC"}, {ECHILD, "ECHILD"}, {EDEADLK, "EDEADLK"},
+                {ENOLCK, "ENOLCK"},   {EDQUOT, "EDQUOT"}, {ESTALE, "ESTALE"}};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+    if (others[i].code == -code)
+      return others[i].name;
+  return NULL;
+}
+
+void peri__push_os(lua_State *L, peri_runtime *rt, const char *syscall,
+                   int code, const char *text, const char *field,
+                   const char *name)
+{
+  const char *other = other_name(code);
+  if (text == NULL)
+    text = other != NULL ? strerror(-code) : uv_strerror(code);
   if (name != NULL)
-    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s (%s)", syscall,
-                     uv_strerror(code), name);
+    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s (%s)", syscall, text, name);
   else
-    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, uv_strerror(code));
-  lua_pushstring(L, uv_err_name(code));
+    peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, text);
+  lua_pushstring(L, other != NULL ? other : uv_err_name(code));
   lua_setfield(L, -2, "code");
   lua_pushinteger(L, -code);
   lua_setfield(L, -2, "errno");
@@ -31,7 +52,7 @@ int peri__throw_os(lua_State *L, peri_runtime *rt, const char *syscall,
 {
   if (code == UV_ENOMEM)
     return luaL_error(L, "not enough memory");
-  peri__push_os(L, rt, syscall, code, field, name);
+  peri__push_os(L, rt, syscall, code, NULL, field, name);
   return lua_error(L);
 }
 

@@ -119,8 +119,8 @@ static void starve(peri_server *server, int code)
  * accepted, or was forbidden, and not the server's (accept(2)). */
 static bool concerns_connection(int code)
 {
-  static const int codes[] = {UV_ECONNABORTED, UV_EINTR,      UV_EPERM,
-                              UV_EPROTO,       UV_ENETDOWN,   UV_ENOPROTOOPT,
+  static const int codes[] = {UV_ECONNABORTED, UV_EINTR,       UV_EPERM,
+                              UV_EPROTO,       UV_ENETDOWN,    UV_ENOPROTOOPT,
                               UV_EHOSTDOWN,    UV_ENETUNREACH, UV_EHOSTUNREACH,
                               UV_ETIMEDOUT};
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
@@ -333,8 +333,8 @@ static int bind_path(peri_server *server, int fd, const char *path,
   return 0;
 }
 
-int peri__server_bind_path(peri_server *server, const char *path,
-                           size_t length, const char **failed)
+int peri__server_bind_path(peri_server *server, const char *path, size_t length,
+                           const char **failed)
 {
   const peri_address none = {.any.sa_family = AF_UNSPEC};
   server->path = peri__copy_path(server->rt, path, length);

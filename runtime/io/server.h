@@ -15,7 +15,11 @@ typedef struct peri_listener {
   peri_address address; /* AF_UNSPEC: the server's path */
 } peri_listener;
 
-enum { PERI_SERVER_UV_HANDLER = 1, PERI_SERVER_UV_SERVE, PERI_SERVER_UV_CONTEXT };
+enum {
+  PERI_SERVER_UV_HANDLER = 1,
+  PERI_SERVER_UV_SERVE,
+  PERI_SERVER_UV_CONTEXT
+};
 
 struct peri_server {
   peri_io io;
@@ -25,15 +29,15 @@ struct peri_server {
   int references; /* object, listeners, timer, connections */
   int anchor;     /* of the object, while it serves */
   bool serving, closed;
-  bool full;     /* as many connections as there may be */
-  bool starved;  /* no descriptors: until a connection ends, or the timer */
-  int trouble;   /* why; to be reported */
+  bool full;    /* as many connections as there may be */
+  bool starved; /* no descriptors: until a connection ends, or the timer */
+  int trouble;  /* why; to be reported */
   int backlog;
-  size_t limit;           /* of the streams */
-  size_t most, active;    /* connections */
+  size_t limit;        /* of the streams */
+  size_t most, active; /* connections */
   peri_listener *listeners;
-  peri_list accepted; /* streams that have no task yet, by stream->client */
-  peri_list clients;  /* those that have */
+  peri_list accepted;    /* streams that have no task yet, by stream->client */
+  peri_list clients;     /* those that have */
   peri_stream *starting; /* the one that is getting its task */
   uv_timer_t retry;
   bool has_timer;
@@ -50,8 +54,8 @@ void peri__server_unref(peri_server *server);
 /* Binds one more socket; its error, and the call that failed. */
 int peri__server_bind(peri_server *server, const peri_address *address,
                       bool reuse_port, const char **failed);
-int peri__server_bind_path(peri_server *server, const char *path,
-                           size_t length, const char **failed);
+int peri__server_bind_path(peri_server *server, const char *path, size_t length,
+                           const char **failed);
 /* Begins to listen on all sockets. */
 int peri__server_listen(peri_server *server);
 /* No new connections; the ones there are go on. */

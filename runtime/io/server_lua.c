@@ -8,6 +8,8 @@
  * them, which calls the handler and closes the stream however that ends: nothing
  * is made for a connection but its stream, the stream's object and the task.
  */
+#include <string.h>
+
 #include "io/server.h"
 
 typedef struct peri_server_box {
@@ -60,6 +62,21 @@ static void report_handler(lua_State *L, peri_runtime *rt, peri_loop *loop)
   peri__report(L, rt, loop);
 }
 
+/* Whether the error on top of the stack only says that the server has closed
+ * the connection under its handler. */
+static bool was_dismissed(lua_State *L, const peri_stream *stream)
+{
+  if (!(stream->flags & PERI_S_DISMISSED) || lua_type(L, -1) != LUA_TTABLE)
+    return false;
+  lua_pushliteral(L, "code");
+  lua_rawget(L, -2);
+  const char *code = lua_tostring(L, -1);
+  bool closed = code != NULL &&
+                (strcmp(code, "ECANCELED") == 0 || strcmp(code, "EBADF") == 0);
+  lua_pop(L, 1);
+  return closed;
+}
+
 static int served(lua_State *L, int status, lua_KContext ctx)
 {
   peri_runtime *rt = (peri_runtime *)ctx;
@@ -71,7 +88,8 @@ static int served(lua_State *L, int status, lua_KContext ctx)
   if (peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE ||
       peri__is_cancelled_error(L, rt, -1) || status == LUA_ERRMEM)
     return lua_error(L);
-  report_handler(L, rt, loop);
+  if (!was_dismissed(L, stream))
+    report_handler(L, rt, loop);
   return 0;
 }
 
@@ -129,7 +147,7 @@ static void report_trouble(lua_State *L, peri_runtime *rt, peri_server *server)
   int code = server->trouble;
   server->trouble = 0;
   luaL_checkstack(L, 8, NULL);
-  peri__push_os(L, rt, "accept", code, NULL, NULL);
+  peri__push_os(L, rt, "accept", code, NULL, NULL, NULL);
   peri__report_error(L, rt, server->io.loop,
                      "a server cannot accept connections; it tries again "
                      "when one has ended, or in a second");
@@ -151,8 +169,7 @@ static bool call(lua_State *L, peri_runtime *rt, peri_server *server,
   lua_pushlightuserdata(L, server);
   if (peri_likely(lua_pcall(L, 1, 0, 0) == LUA_OK))
     return true;
-  peri__report_error(L, rt, server->io.loop,
-                     "a connection was refused a task");
+  peri__report_error(L, rt, server->io.loop, "a connection was refused a task");
   return false;
 }
 
@@ -246,8 +263,7 @@ static int l_bind_tcp(lua_State *L)
     return peri__arg_error(L, server->rt, PERI_ERR_VALUE, 2,
                            "not a numeric address");
   const char *failed;
-  int code =
-      peri__server_bind(server, &address, lua_toboolean(L, 4), &failed);
+  int code = peri__server_bind(server, &address, lua_toboolean(L, 4), &failed);
   if (code < 0)
     return throw_server(L, server, failed, code, &address);
   peri_listener *last = server->listeners;
@@ -278,7 +294,7 @@ static int l_listen(lua_State *L)
     return 0;
   if (server->closed)
     return peri__throw(L, rt, PERI_ERR_RUNTIME, "the server is closed");
-  peri__push_context(L, rt);
+  peri__push_context_copy(L, rt);
   lua_setiuservalue(L, 1, PERI_SERVER_UV_CONTEXT);
   lua_pushvalue(L, 1);
   server->anchor = peri__anchor(L, server->io.loop);
@@ -352,7 +368,10 @@ static int each_client(lua_State *L, void (*end)(peri_stream *))
   while (!peri__list_empty(&rest)) {
     peri_node *node = peri__list_shift(&rest);
     peri__list_push(&server->clients, node);
-    end((peri_stream *)((char *)node - offsetof(peri_stream, client)));
+    peri_stream *stream =
+        (peri_stream *)((char *)node - offsetof(peri_stream, client));
+    stream->flags |= PERI_S_DISMISSED;
+    end(stream);
   }
   return 0;
 }
@@ -437,11 +456,13 @@ static const luaL_Reg methods[] = {{"close", l_close},
                                    {"abort_clients", l_abort_clients},
                                    {NULL, NULL}};
 
-const luaL_Reg peri__server_functions[] = {
-    {"server", l_server},         {"bind_tcp", l_bind_tcp},
-    {"bind_unix", l_bind_unix},   {"listen", l_listen},
-    {"is_closed", l_is_closed},   {"addresses", l_addresses},
-    {NULL, NULL}};
+const luaL_Reg peri__server_functions[] = {{"server", l_server},
+                                           {"bind_tcp", l_bind_tcp},
+                                           {"bind_unix", l_bind_unix},
+                                           {"listen", l_listen},
+                                           {"is_closed", l_is_closed},
+                                           {"addresses", l_addresses},
+                                           {NULL, NULL}};
 
 /* Leaves the metatable on the stack: perilune.net adds to it. */
 void peri__server_open(lua_State *L, peri_runtime *rt)

@@ -27,8 +27,12 @@
 
 #include "io/io.h"
 
-enum { SMALLEST_BUFFER = 256, WORTH_READING_INTO = 4096, LARGEST_AHEAD = 1 << 20,
-       MOST_FULL_READS = 8 };
+enum {
+  SMALLEST_BUFFER = 256,
+  WORTH_READING_INTO = 4096,
+  LARGEST_AHEAD = 1 << 20,
+  MOST_FULL_READS = 8
+};
 
 const char peri__stream_mark = 's';
 
@@ -96,14 +100,32 @@ void peri__stream_unref(peri_stream *stream)
 
 /* -- Errors -------------------------------------------------------------------------- */
 
+/* What the code means here; NULL: what it always means. */
+static const char *explain(const peri_stream *stream, int code)
+{
+  if (code == UV_ECANCELED)
+    return "the stream was closed meanwhile";
+  if (code == UV_EBADF)
+    return stream->flags & PERI_S_CLOSING ? "the stream is closed"
+                                          : "the stream has no such direction";
+  if (code == UV_EPIPE && stream->flags & PERI_S_SHUT)
+    return "the output was ended by write_eof";
+  return NULL;
+}
+
 int peri__stream_throw(lua_State *L, peri_stream *stream, const char *syscall,
                        int code)
 {
   char text[PERI_ADDRESS_TEXT];
+  if (code == UV_ENOMEM)
+    return luaL_error(L, "not enough memory");
   if (stream->peer.any.sa_family != AF_UNSPEC)
-    return peri__throw_os(L, stream->rt, syscall, code, "address",
-                          peri__address_text(&stream->peer, text));
-  return peri__throw_os(L, stream->rt, syscall, code, "path", stream->path);
+    peri__push_os(L, stream->rt, syscall, code, explain(stream, code),
+                  "address", peri__address_text(&stream->peer, text));
+  else
+    peri__push_os(L, stream->rt, syscall, code, explain(stream, code), "path",
+                  stream->path);
+  return lua_error(L);
 }
 
 const char *peri__stream_push_name(lua_State *L, const peri_stream *stream)
@@ -356,8 +378,8 @@ ssize_t peri__stream_fill(peri_stream *stream, size_t want)
     return got;
   }
   ssize_t got = peri__stream_read_scratch(stream);
-  if (got > 0 && !peri__stream_keep(stream, stream->kernel->scratch,
-                                    (size_t)got)) {
+  if (got > 0 &&
+      !peri__stream_keep(stream, stream->kernel->scratch, (size_t)got)) {
     lose_input(stream, UV_ENOMEM);
     return UV_ENOMEM;
   }
@@ -454,7 +476,7 @@ void peri__stream_written(peri_stream *stream, int code)
   stream->queued -= stream->flying->size;
   free_output(stream, stream->flying);
   stream->flying = NULL;
-  if (code < 0)
+  if (code < 0 && !(stream->flags & PERI_S_CLOSED))
     lose_output(stream, code);
   else if (stream->pending != NULL)
     launch(stream);

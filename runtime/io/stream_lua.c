@@ -148,9 +148,9 @@ static int push_unix_name(lua_State *L, peri_stream *stream,
     lua_pushnil(L);
     return 1;
   }
-  size_t length =
-      size > offsetof(struct sockaddr, sa_data) ? size - sizeof(sa_family_t)
-                                                : 0;
+  size_t length = size > offsetof(struct sockaddr, sa_data)
+                      ? size - sizeof(sa_family_t)
+                      : 0;
   if (length > 0 && name.path[0] != '\0')
     length = strnlen(name.path, length);
   lua_pushlstring(L, name.path, length);
@@ -249,8 +249,7 @@ static int l_set_linger(lua_State *L)
   struct linger linger = {0, 0};
   if (!lua_isnoneornil(L, 2)) {
     linger.l_onoff = 1;
-    linger.l_linger =
-        lua_tonumber(L, 2) == 0 ? 0 : check_seconds(L, 2);
+    linger.l_linger = lua_tonumber(L, 2) == 0 ? 0 : check_seconds(L, 2);
   }
   return set_option(L, stream, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }

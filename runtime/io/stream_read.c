@@ -261,9 +261,9 @@ typedef struct match {
 static void find(match *found, const char *data, size_t size, size_t from,
                  const char *separator, size_t length)
 {
-  const char *place =
-      length == 1 ? memchr(data + from, *separator, size - from)
-                  : memmem(data + from, size - from, separator, length);
+  const char *place = length == 1
+                          ? memchr(data + from, *separator, size - from)
+                          : memmem(data + from, size - from, separator, length);
   if (place == NULL)
     return;
   size_t start = (size_t)(place - data);
@@ -273,8 +273,8 @@ static void find(match *found, const char *data, size_t size, size_t from,
 
 /* The separator that ends first, and of those that end together the shortest:
  * the list is sorted so. */
-static match search(lua_State *L, const separators *ends,
-                    const char *data, size_t size, size_t from)
+static match search(lua_State *L, const separators *ends, const char *data,
+                    size_t size, size_t from)
 {
   match found = {0, 0};
   size_t length;
@@ -392,8 +392,7 @@ static int read_piece(lua_State *L, peri_stream *stream, int mode,
   for (;;) {
     size_t has = peri__stream_has(stream), from = stream->progress;
     if (has >= from + ends->shortest) {
-      match found = search(L, ends, stream->input + stream->start, has,
-                           from);
+      match found = search(L, ends, stream->input + stream->start, has, from);
       if (found.end > 0)
         return take_piece(L, stream, mode, found);
       stream->progress = searched(ends, has);
@@ -548,8 +547,8 @@ static int l_at_eof(lua_State *L)
   if (!(stream->flags & known) && stream->flags & PERI_S_READABLE &&
       peri__stream_has(stream) == 0)
     peri__stream_fill(stream, 0); /* nobody has looked yet */
-  lua_pushboolean(L, stream->flags & PERI_S_EOF &&
-                         peri__stream_has(stream) == 0);
+  lua_pushboolean(L,
+                  stream->flags & PERI_S_EOF && peri__stream_has(stream) == 0);
   return 1;
 }
 
@@ -633,11 +632,8 @@ static int l_forward(lua_State *L)
   return forward(L, from, to, 0);
 }
 
-const luaL_Reg peri__stream_read_methods[] = {{"read", l_read},
-                                              {"readexactly", l_readexactly},
-                                              {"readuntil", l_readuntil},
-                                              {"readline", l_readline},
-                                              {"lines", l_lines},
-                                              {"at_eof", l_at_eof},
-                                              {"forward", l_forward},
-                                              {NULL, NULL}};
+const luaL_Reg peri__stream_read_methods[] = {
+    {"read", l_read},           {"readexactly", l_readexactly},
+    {"readuntil", l_readuntil}, {"readline", l_readline},
+    {"lines", l_lines},         {"at_eof", l_at_eof},
+    {"forward", l_forward},     {NULL, NULL}};

@@ -91,8 +91,8 @@ static int drain_k(lua_State *L, int status, lua_KContext ctx)
 static int drain(lua_State *L, peri_stream *stream)
 {
   int code = peri__stream_writable(stream);
-  if (peri_unlikely(code < 0 && !(stream->flags & PERI_S_SHUT &&
-                                  stream->output_lost == 0)))
+  if (peri_unlikely(code < 0 &&
+                    !(stream->flags & PERI_S_SHUT && stream->output_lost == 0)))
     return peri__stream_throw(L, stream, "write", code);
   if (peri_likely(!(stream->flags & PERI_S_CONGESTED)))
     return 0;

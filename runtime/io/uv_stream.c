@@ -52,9 +52,29 @@ static ssize_t try_read(peri_stream *stream, char *data, size_t size)
   return -errno;
 }
 
+/* As uv_try_write, but that SIGPIPE cannot come: a host may have a script write
+ * where the runtime does not block it. A uv_buf_t is a struct iovec. */
+static ssize_t try_send(peri_stream *stream, const uv_buf_t *buffers,
+                        unsigned count)
+{
+  struct msghdr text = {.msg_iov = (struct iovec *)buffers,
+                        .msg_iovlen = count};
+  ssize_t gone;
+  do
+    gone = count == 1
+               ? send(stream->fd, buffers->base, buffers->len, MSG_NOSIGNAL)
+               : sendmsg(stream->fd, &text, MSG_NOSIGNAL);
+  while (gone < 0 && errno == EINTR);
+  if (peri_likely(gone >= 0))
+    return gone;
+  return errno == EWOULDBLOCK ? UV_EAGAIN : -errno;
+}
+
 static ssize_t try_write(peri_stream *stream, const uv_buf_t *buffers,
                          unsigned count)
 {
+  if (peri_likely(stream->flags & PERI_S_HALF_CLOSES))
+    return try_send(stream, buffers, count);
   return uv_try_write(&stream->uv.stream, buffers, count);
 }
 
@@ -139,8 +159,7 @@ peri_stream *peri__stream_new(peri_loop *loop, peri_stream_kind kind)
 void peri__stream_connected(peri_stream *stream)
 {
   uv_fileno(&stream->uv.handle, &stream->fd);
-  stream->flags |=
-      PERI_S_READABLE | PERI_S_WRITABLE | PERI_S_HALF_CLOSES;
+  stream->flags |= PERI_S_READABLE | PERI_S_WRITABLE | PERI_S_HALF_CLOSES;
 }
 
 int peri__stream_take(peri_stream *stream, int fd)

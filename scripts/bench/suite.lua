@@ -8,7 +8,10 @@
 --             programs  { label, runtime, args, ... }: the runtime names the file
 --                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua) in
 --                       the benchmark's directory; with `starts` the runtime
---                       itself is started that often and timed from outside
+--                       itself is started that often and timed from outside;
+--                       with `client` the program is a server, started by the
+--                       client.c of its directory with those arguments; `dir` is
+--                       that directory where it is not the benchmark's own
 --             aims      { of = label, key = column, ratio = to the base } or
 --                       { of = label, key = column, limit = in its own unit }
 local suite = {}
@@ -192,6 +195,89 @@ suite[#suite + 1] = {
   },
 }
 
+-- Servers, all of which echo; client.c says what its arguments are.
+local function servers(client, ours)
+  local list = {
+    { "floor: libuv C, uv_try_write first", "floor", "try" },
+    { "floor: libuv C, uv_write of a copy", "floor", "queued" },
+  }
+  table.move(ours, 1, #ours, #list + 1, list)
+  for _, peer in ipairs {
+    { "luv: callbacks", "luv", "callbacks" },
+    { "luv: coroutines", "luv", "coroutines" },
+    { "node: net", "node", "" },
+    { "asyncio: streams", "asyncio", "streams" },
+    { "asyncio: Protocol", "asyncio", "protocol" },
+    { "uvloop: streams", "uvloop", "streams uvloop" },
+    { "uvloop: Protocol", "uvloop", "protocol uvloop" },
+  } do
+    table.insert(list, peer)
+  end
+  for _, program in ipairs(list) do
+    program.client, program.dir = client, "echo"
+  end
+  return list
+end
+
+local read_write = { "perilune: read, write", "perilune", "" }
+-- Of 16 KiB for each message the collector makes the most, and of it how often it
+-- marks what lives.
+local generational = { "perilune: same, generational", "perilune", "generational" }
+local forward = { "perilune: forward", "perilune", "forward" }
+
+local function copy(program)
+  return table.move(program, 1, #program, 1, {})
+end
+
+local function echo(client, title, ...)
+  local ours = table.pack(...)
+  for i = 1, ours.n do ours[i] = copy(ours[i]) end
+  return {
+    title = title,
+    columns = { { "us", "us per request" }, { "cpu", "us of server CPU" } },
+    base = "floor: libuv C, uv_try_write first",
+    programs = servers(client, ours),
+  }
+end
+
+local small = echo("echo 64 64 1500", "echo: 64 connections, 64 bytes", read_write)
+small.aims = {
+  { of = read_write[1], key = "us", ratio = 1.075 },
+  { of = read_write[1], key = "cpu", ratio = 1.15 },
+}
+local large = echo("echo 64 16384 1500", "echo: 64 connections, 16 KiB", read_write,
+  generational, forward)
+large.aims = { { of = read_write[1], key = "us", ratio = 1.075 } }
+
+suite[#suite + 1] = {
+  name = "echo",
+  about = "a server that echoes to 64 connections, 64 bytes and 16 KiB",
+  cases = { small, large },
+}
+
+local connect = echo("connect 32 64 6000", "connect, send 64 bytes, receive, close; 32 at once",
+  read_write)
+connect.aims = { { of = read_write[1], key = "us", ratio = 1.053 } }
+
+suite[#suite + 1] = {
+  name = "connect",
+  about = "short connections to a server that echoes",
+  cases = { connect },
+}
+
+suite[#suite + 1] = {
+  name = "idle",
+  about = "memory of 10,000 connections to a server that echoes",
+  cases = {
+    {
+      title = "idle: 10,000 connections that lie there",
+      columns = { { "kb", "KB each" } },
+      programs = servers("idle 10000 64 1", { copy(read_write) }),
+      aims = { { of = read_write[1], key = "kb", limit = 6 } },
+    },
+  },
+}
+
 -- Operations and the runtimes that have them.
 local cliffs = {
   { "gather", "floor", "perilune", "asyncio", "node" },
@@ -229,6 +315,35 @@ suite[#suite + 1] = {
   name = "cliff",
   about = "gather, wait, cancel, timers, loop close: 100 against 100,000",
   cases = { cliff },
+}
+
+-- From a large process fork has its page tables to copy.
+local function spawning(mib, spawns, few, base, aim)
+  local args = ("%d 8 %d"):format(spawns, mib)
+  local few_args = ("%d 8 %d"):format(few, mib)
+  return {
+    title = ("spawn_process: /bin/true, 8 at once, from a process of %d MiB"):format(mib),
+    columns = { { "us", "us each" } },
+    base = base,
+    programs = {
+      { "floor: uv_spawn", "floor", "uv " .. few_args },
+      { "floor: posix_spawn, waitpid", "floor", "posix " .. args },
+      { "perilune: create_subprocess_exec", "perilune", args },
+      { "asyncio: create_subprocess_exec", "asyncio", few_args },
+      { "node: child_process.spawn", "node", few_args },
+      { "luv: spawn", "luv", few_args },
+    },
+    aims = { { of = "perilune: create_subprocess_exec", key = "us", ratio = aim } },
+  }
+end
+
+suite[#suite + 1] = {
+  name = "spawn_process",
+  about = "start /bin/true and wait for its end, from a small and a large process",
+  cases = {
+    spawning(1, 2000, 2000, "floor: uv_spawn", 1 / 1.1),
+    spawning(500, 1000, 50, "floor: posix_spawn, waitpid", 1 / 0.9),
+  },
 }
 
 return suite

@@ -55,22 +55,6 @@ int madvise(void *at, size_t size, int advice)
 
 #endif
 
-/* In pages: of addresses, and in memory. */
-static void read_pages(long *addresses, long *resident)
-{
-  FILE *file = fopen("/proc/self/statm", "r");
-  CHECK(file != NULL);
-  CHECK_INT(2, fscanf(file, "%ld %ld", addresses, resident));
-  fclose(file);
-}
-
-static long long resident(void)
-{
-  long addresses, pages;
-  read_pages(&addresses, &pages);
-  return (long long)pages * sysconf(_SC_PAGESIZE);
-}
-
 /* -- Blocks ---------------------------------------------------------------- */
 
 typedef struct thing {
@@ -220,6 +204,22 @@ static void limit(void)
 }
 
 #if !PERILUNE_PLAIN_HEAP
+
+/* In pages: of addresses, and in memory. */
+static void read_pages(long *addresses, long *resident)
+{
+  FILE *file = fopen("/proc/self/statm", "r");
+  CHECK(file != NULL);
+  CHECK_INT(2, fscanf(file, "%ld %ld", addresses, resident));
+  fclose(file);
+}
+
+static long long resident(void)
+{
+  long addresses, pages;
+  read_pages(&addresses, &pages);
+  return (long long)pages * sysconf(_SC_PAGESIZE);
+}
 
 /* -- What the system gets back --------------------------------------------- */
 

@@ -133,6 +133,16 @@ describe("a line", function()
     }
   end)
 
+  it("may use a virtual clock, and may wait for ever", function()
+    session {
+      perilune,
+      line "do local _ <close> = peri.use_clock(peri.Clock { kind = 'virtual' }) return peri.sleep(1e6, 'jumped') end",
+      expect "\r\njumped", line "print 'waits' peri.Future():await()", expect "\r\nwaits", send(CTRL_C),
+      expect "interrupted", line "peri.run(function() peri.Future():await() end)", expect "DeadlockError: ",
+      line "'goes on'", expect "\r\ngoes on",
+    }
+  end)
+
   it("that is being typed comes again after what a background task prints", function()
     local out = session {
       perilune,
@@ -163,7 +173,7 @@ describe("a line", function()
   end)
 
   it("reads what stdin has when it asks for it", function()
-    session { line "io.read()", expect "()\r\n", pty.cooked, send "an answer\n", expect "an answer\r\nan answer" }
+    session { line "io.read()", expect "()\r\n", pty.original, send "an answer\n", expect "an answer\r\nan answer" }
   end)
 
   it("knows the characters of UTF-8, whatever the locale", function()
@@ -352,22 +362,31 @@ describe("the terminal", function()
 
   it("gets its modes back on Ctrl-Z, and the line comes again", function()
     session {
-      prompt, pty.raw, send "'typed'", expect "'typed'", send "\26", pty.stopped, pty.resume,
+      prompt, pty.raw, send "'typed'", expect "'typed'", send "\26", pty.stopped "original", pty.resume,
       expect "> 'typed'", pty.raw, send "\n", expect "\r\ntyped",
     }
   end)
 
   it("can be stopped while a line waits, which goes on", function()
     session {
-      perilune, line "print 'waits' peri.sleep(0.2) return 'done'", expect "\r\nwaits", send "\26", pty.stopped,
+      perilune, line "print 'waits' peri.sleep(0.2) return 'done'", expect "\r\nwaits", send "\26",
+      pty.stopped "original",
       pty.resume, expect "done",
     }
   end)
 
   it("shows the line again after SIGSTOP and SIGCONT", function()
     session {
-      prompt, pty.raw, send "'typed'", expect "'typed'", pty.signal(SIGSTOP), "stopped raw", pty.resume,
+      prompt, pty.raw, send "'typed'", expect "'typed'", pty.signal(SIGSTOP), pty.stopped "raw", pty.resume,
       expect "> 'typed'", send "\n", expect "\r\ntyped",
+    }
+  end)
+
+  it("leaves the script's signal handlers alone", function()
+    session {
+      perilune, line "peri.get_running_loop():add_signal_handler('SIGCONT', print, 'continued')",
+      line "'next'", expect "\r\nnext", prompt, pty.raw, send "\26", pty.stopped "original", pty.resume,
+      expect "continued\r\n", send "'typed'\n", expect "\r\ntyped",
     }
   end)
 
@@ -379,7 +398,7 @@ describe("the terminal", function()
   end)
 
   it("has its modes while a line runs", function()
-    session { perilune, line "print 'runs' peri.sleep(0.05)", expect "runs", pty.cooked }
+    session { perilune, line "print 'runs' peri.sleep(0.05)", expect "runs", pty.original }
   end)
 end)
 

@@ -20,6 +20,9 @@ local modules = {
   ["perilune.fs"] = fs,
   ["perilune.futures"] = futures,
   ["perilune.yieldable"] = require "perilune.yieldable",
+  ["perilune.subprocess"] = require "perilune.subprocess",
+  ["perilune.signal"] = require "perilune.signal",
+  ["perilune.stdio"] = require "perilune.stdio",
 }
 
 -- What makes an object of each public class, or at least its table of methods:
@@ -83,10 +86,26 @@ local classes = {
   DatagramSocket = { methods = socket_meta.methods, make = net.create_datagram_endpoint },
 }
 
+classes.Process = { make = function()
+  local process = require "perilune.subprocess".create_subprocess_exec("cat",
+    { stdin = -1, stdout = -1, stderr = -1 })
+  process:communicate()
+  return process
+end }
+classes.CompletedProcess = { make = function()
+  return require "perilune.subprocess".run("true", { capture = true })
+end }
+classes.SignalStream = { make = function()
+  local stream <close> = require "perilune.signal".stream "SIGHUP"
+  return stream
+end }
+
 -- What is described as a class, but is none; and what scripts do not see.
-local shapes = { Awaitable = true, Closable = true, TaskOptions = true, RunnerOptions = true, TaskSnapshot = true,
-  Stat = true, ServerSocket = true }
-local private = { Session = true, ["completion.World"] = true }
+local shapes = {
+  Awaitable = true, Closable = true, RunnerOptions = true, ServerSocket = true, TaskOptions = true,
+  Stat = true, TaskSnapshot = true,
+}
+local private = { RawMode = true, Session = true, ["completion.World"] = true }
 
 local function methods_of(class)
   return class.methods or class_table(class.make())
@@ -271,27 +290,26 @@ local times <const> = { delay = true, timeout = true, seconds = true, when = tru
 
 -- What may wait, be it the call or the iterator that it gives.
 local may_wait <const> = {
-  "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait",
-  "Condition:acquire", "Condition:guard", "Condition:wait", "Condition:wait_for",
-  "Context:run", "Coroutine:await", "DatagramSocket:recv", "DatagramSocket:send", "Event:wait",
-  "File:close", "File:lines", "File:pread", "File:pwrite", "File:read", "File:readline",
-  "File:seek", "File:stat", "File:sync", "File:truncate", "File:write", "Future:await",
-  "Lock:acquire", "Lock:guard",
-  "Loop:run_forever", "Loop:run_until_complete", "Loop:shutdown_default_executor",
-  "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close", "Runner:run",
-  "Semaphore:acquire", "Semaphore:guard",
-  "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown", "Watch:next",
-  "perilune.TaskGroup", "perilune.all", "perilune.as_completed", "perilune.await",
-  "perilune.fs.access", "perilune.fs.append_file", "perilune.fs.chmod", "perilune.fs.copyfile",
-  "perilune.fs.glob", "perilune.fs.link", "perilune.fs.lstat", "perilune.fs.mkdir",
-  "perilune.fs.mkdirp", "perilune.fs.mkdtemp", "perilune.fs.open", "perilune.fs.read_file",
-  "perilune.fs.readlink", "perilune.fs.realpath", "perilune.fs.remove", "perilune.fs.rename",
-  "perilune.fs.rmdir", "perilune.fs.scandir", "perilune.fs.stat", "perilune.fs.symlink",
-  "perilune.fs.tmpfile", "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.write_file",
+  "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait", "Condition:acquire",
+  "Condition:guard", "Condition:wait", "Condition:wait_for", "Context:run", "Coroutine:await",
+  "DatagramSocket:recv", "DatagramSocket:send", "Event:wait", "File:close", "File:lines",
+  "File:pread", "File:pwrite", "File:read", "File:readline", "File:seek", "File:stat", "File:sync",
+  "File:truncate", "File:write", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
+  "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate",
+  "Process:wait", "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close",
+  "Runner:run", "Semaphore:acquire", "Semaphore:guard", "SignalStream:get",
+  "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown", "Watch:next", "perilune.TaskGroup",
+  "perilune.all", "perilune.as_completed", "perilune.await", "perilune.fs.access",
+  "perilune.fs.append_file", "perilune.fs.chmod", "perilune.fs.copyfile", "perilune.fs.glob",
+  "perilune.fs.link", "perilune.fs.lstat", "perilune.fs.mkdir", "perilune.fs.mkdirp",
+  "perilune.fs.mkdtemp", "perilune.fs.open", "perilune.fs.read_file", "perilune.fs.readlink",
+  "perilune.fs.realpath", "perilune.fs.remove", "perilune.fs.rename", "perilune.fs.rmdir",
+  "perilune.fs.scandir", "perilune.fs.stat", "perilune.fs.symlink", "perilune.fs.tmpfile",
+  "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.write_file",
   "perilune.futures.shutdown_default_executor", "perilune.map", "perilune.move_on_after",
-  "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.timeout",
-  "perilune.timeout_at", "perilune.to_thread", "perilune.wait", "perilune.wait_for",
-  "perilune.xpcall", "perilune.yieldable.gsub", "perilune.yieldable.require",
+  "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.subprocess.run",
+  "perilune.timeout", "perilune.timeout_at", "perilune.to_thread", "perilune.wait",
+  "perilune.wait_for", "perilune.xpcall", "perilune.yieldable.gsub", "perilune.yieldable.require",
   "perilune.yieldable.sort", "perilune.yieldable.tostring", "perilune.yieldable.xpcall",
 }
 

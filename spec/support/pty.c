@@ -6,12 +6,12 @@
  *   send TEXT     types TEXT (as bytes; \xHH is one byte, \\ a backslash)
  *   signal N      sends the program a signal
  *   size R C      gives the terminal so many rows and columns
- *   modes raw     waits until the terminal is in that mode: raw (neither lines
- *   modes cooked  nor echo), or as it was at the beginning
- *   stopped MODE  waits until the program is stopped, the modes being these
+ *   modes NAME    waits until the terminal has these modes: raw (neither lines
+ *                 nor echo), or the original ones
+ *   stopped NAME  waits until the program is stopped, the modes being these
  *   resume        brings it back to the foreground
  *   exit N        waits until it has ended with this status (128 + n: by signal
- *                 n); the modes are then those of the beginning
+ *                 n), the modes being the original ones
  *
  * All that the program writes goes to stdout. A step that does not come true
  * within the deadline ($PTY_DEADLINE seconds, 20) is told on stderr; the status
@@ -122,13 +122,13 @@ static bool same_modes(const struct termios *a, const struct termios *b)
          memcmp(a->c_cc, b->c_cc, sizeof a->c_cc) == 0;
 }
 
-static bool has_modes(const pty *p, bool raw)
+static bool has_modes(const pty *p, const char *name)
 {
   struct termios modes;
   if (tcgetattr(p->slave, &modes) != 0)
     return false;
-  if (raw)
-    return !(modes.c_lflag & (ICANON | ECHO));
+  if (strcmp(name, "raw") == 0)
+    return (modes.c_lflag & (ICANON | ECHO)) == 0;
   return same_modes(&modes, &p->before);
 }
 
@@ -205,8 +205,7 @@ static void set_size(pty *p, const char *argument)
 
 static void wait_for_modes(pty *p, const char *argument)
 {
-  bool raw = strcmp(argument, "raw") == 0;
-  while (!has_modes(p, raw)) {
+  while (!has_modes(p, argument)) {
     if (now() > p->deadline)
       fail(p, "the modes have not become so");
     read_output(p, POLL_MS);
@@ -222,7 +221,7 @@ static void wait_for_stop(pty *p, const char *argument)
   }
   if (p->ended)
     fail(p, "it has ended instead (%d)", p->status);
-  if (!has_modes(p, strcmp(argument, "raw") == 0))
+  if (!has_modes(p, argument))
     fail(p, "it has left the terminal in other modes");
   tcsetpgrp(p->slave, getpgrp());
 }
@@ -245,7 +244,7 @@ static void wait_for_exit(pty *p, const char *argument)
                                     : WEXITSTATUS(p->status);
   if (code != atoi(argument))
     fail(p, "it has ended with %d", code);
-  if (!has_modes(p, false))
+  if (!has_modes(p, "original"))
     fail(p, "it has left the terminal in other modes");
 }
 
@@ -299,6 +298,8 @@ static void open_terminal(pty *p)
   set_size(p, "24 80");
   must(ioctl(p->slave, TIOCSCTTY, 0) == 0, "TIOCSCTTY");
   must(tcgetattr(p->slave, &p->before) == 0, "tcgetattr");
+  p->before.c_lflag &= ~(tcflag_t)ECHOE; /* not what an editor would guess */
+  must(tcsetattr(p->slave, TCSANOW, &p->before) == 0, "tcsetattr");
 }
 
 static void start(pty *p, char **argv)

@@ -17,7 +17,8 @@ function pty.send(text) return "send " .. escape(text) end
 function pty.signal(number) return "signal " .. number end
 function pty.size(rows, columns) return ("size %d %d"):format(rows, columns) end
 function pty.exit(status) return "exit " .. status end
-pty.raw, pty.cooked, pty.stopped, pty.resume = "modes raw", "modes cooked", "stopped cooked", "resume"
+function pty.stopped(modes) return "stopped " .. modes end
+pty.raw, pty.original, pty.resume = "modes raw", "modes original", "resume"
 
 ---Types a line, once the prompt is there.
 function pty.line(text)

@@ -14,5 +14,5 @@ local Coroutine = {}
 function Coroutine:await() end
 
 ---Gives the call up. In debug mode an object that was neither awaited nor closed
----is reported.
+---is reported. As a `<close>` variable an object is closed at the end of its block.
 function Coroutine:close() end

@@ -55,11 +55,13 @@ function Future:cancelled() end
 function Future:cancel(message) end
 
 ---Has a function called, in a later trip round the loop, once the future is
----done. It runs in the context of this call, and is no task: it cannot wait.
+---done. It runs in a copy of the current context or in the one given, and is no
+---task: it cannot wait.
 ---
 ---Python: `Future.add_done_callback`.
 ---@param fn fun(future: perilune.Future)
-function Future:add_done_callback(fn) end
+---@param options? { context: perilune.Context? }
+function Future:add_done_callback(fn, options) end
 
 ---Takes a callback back.
 ---

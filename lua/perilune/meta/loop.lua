@@ -56,13 +56,14 @@ function Loop:is_closed() end
 ---@return number seconds since some point in the past
 function Loop:time() end
 
----Has a function called in the next round, in the context of this call.
+---Has a function called in the next round, in a copy of the current context, or
+---in the one that a call table names: `loop:call_soon { fn, a, context = ctx }`.
 ---
 ---Raises RuntimeError if the loop is closed, or in debug mode if another thread
 ---calls; TypeError for what is no function.
 ---
 ---Python: `loop.call_soon`.
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return perilune.Handle
 function Loop:call_soon(fn, ...) end
@@ -75,7 +76,7 @@ function Loop:call_soon(fn, ...) end
 ---
 ---Python: `loop.call_later`.
 ---@param delay number seconds
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return perilune.Handle
 function Loop:call_later(delay, fn, ...) end
@@ -84,7 +85,7 @@ function Loop:call_later(delay, fn, ...) end
 ---
 ---Python: `loop.call_at`.
 ---@param when number seconds, as `time` tells them
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return perilune.Handle
 function Loop:call_at(when, fn, ...) end
@@ -92,7 +93,7 @@ function Loop:call_at(when, fn, ...) end
 ---`call_soon` that wakes the loop if it waits for the kernel.
 ---
 ---Python: `loop.call_soon_threadsafe`.
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return perilune.Handle
 function Loop:call_soon_threadsafe(fn, ...) end
@@ -145,7 +146,8 @@ function Loop:set_exception_handler(handler) end
 function Loop:get_exception_handler() end
 
 ---Reports an error: `message`, and if need be `exception`, `future`, `task` and
----whatever else helps.
+---whatever else helps. The runtime's own reports have in debug mode, as
+---`source_traceback`, the stack that made what they are about.
 ---
 ---Raises TypeError for what is no table.
 ---

@@ -32,7 +32,7 @@ function perilune.spawn(fn, ...) end
 ---@field target function|perilune.Coroutine
 ---@field args? any[]
 ---@field name? string
----@field context? perilune.Context what the task sets is not seen in it
+---@field context? perilune.Context the one to run in, itself; else a copy of the current one
 ---@field eager? boolean
 ---@field loop? perilune.Loop the running one if not given
 

@@ -45,9 +45,9 @@ function Task:get_name() end
 ---@param name any told as a string
 function Task:set_name(name) end
 
----A copy of the context that the task runs in.
+---The context that the task runs in, itself.
 ---
----Python: `Task.get_context`, which is no copy.
+---Python: `Task.get_context`.
 ---@return perilune.Context
 function Task:get_context() end
 

@@ -47,6 +47,7 @@ function machine.setup(here, options)
   end
   machine.hyperfine = has "hyperfine"
   machine.prefix = {}
+  machine.pin = ""
   if has "timeout" then
     table.insert(machine.prefix, "timeout --foreground -k 5 " .. PATIENCE)
   end
@@ -58,11 +59,11 @@ function machine.setup(here, options)
   for _, cpu in ipairs { 1, 0 } do
     local pin = "taskset -c " .. cpu
     if not machine.cpu and capture(pin .. " true 2>/dev/null") then
-      table.insert(machine.prefix, pin)
+      machine.pin = pin .. " "
       machine.cpu = cpu
     end
   end
-  machine.prefix = table.concat(machine.prefix, " ")
+  machine.prefix = table.concat(machine.prefix, " ") .. " "
   return true
 end
 
@@ -166,9 +167,20 @@ function runtimes.node()
   return nil, "node is not installed"
 end
 
+-- Debian's python3 has a uvloop, if any has one.
+function runtimes.uvloop()
+  for _, python in ipairs { "python3", "/usr/bin/python3" } do
+    if capture(python .. " -I -c 'import uvloop' 2>/dev/null") then
+      return python .. " -I"
+    end
+  end
+  return nil, "no python3 has uvloop"
+end
+
 local files = {
   perilune = "perilune.lua",
   asyncio = "asyncio.py",
+  uvloop = "asyncio.py",
   node = "node.js",
   luv = "luv.lua",
 }
@@ -191,9 +203,20 @@ local function start_timer(command, starts)
   return timer and ("%s %d %s"):format(quote(timer), starts, command), err
 end
 
+-- A client that starts the server whose command follows, and pins itself to
+-- one CPU and the server to another.
+local function with_client(dir, program, command)
+  local client, err = compile(dir .. "/client.c", dir .. "-client", true)
+  if not client then
+    return nil, err
+  end
+  return ("%s%s %s -- %s"):format(machine.prefix, quote(client), program.client, command)
+end
+
 --- The shell command of a program of the suite; nil and the reason where it
 --- cannot be run here.
 function machine.command(bench, program)
+  bench = program.dir or bench
   local start, err = runtime(program[2], bench)
   if not start then
     return nil, err
@@ -210,7 +233,10 @@ function machine.command(bench, program)
   if not command then
     return nil, err
   end
-  return machine.prefix .. " " .. command
+  if program.client then
+    return with_client(bench, program, command)
+  end
+  return machine.prefix .. machine.pin .. command
 end
 
 local function hyperfine_median()

@@ -76,8 +76,9 @@ local function find(rows, label)
   end
 end
 
---- What a case came to: rows with `columns[key]` and `ratio` (medians, ranges,
---- samples), or `failed`; and the list `skipped`.
+--- What a case came to: rows with `columns[key]`, `ratios[key]` and `ratio`, that
+--- of the first column (medians, ranges, samples), or `failed`; and the list
+--- `skipped`.
 function measure.case(bench, case, options)
   local rows, skipped = prepare(bench, case, options.peers)
   for round = 1, options.rounds do
@@ -88,15 +89,17 @@ function measure.case(bench, case, options)
       end
     end
   end
-  local key = case.columns[1][1]
+  local first = case.columns[1][1]
   local base = find(rows, case.base)
   for _, row in ipairs(rows) do
     if not row.failed then
-      row.columns = {}
+      row.columns, row.ratios = {}, {}
       for _, column in ipairs(case.columns) do
-        row.columns[column[1]] = summary(row.samples[column[1]])
+        local key = column[1]
+        row.columns[key] = summary(row.samples[key])
+        row.ratios[key] = base and ratios(row, base, key)
       end
-      row.ratio = base and ratios(row, base, key)
+      row.ratio = row.ratios[first]
       row.is_base = row == base
     end
   end
@@ -109,7 +112,7 @@ function measure.aims(result)
   local list = {}
   for _, aim in ipairs(result.case.aims) do
     local row = find(result.rows, aim.of)
-    local figure = row and (aim.ratio and row.ratio or row.columns[aim.key])
+    local figure = row and (aim.ratio and row.ratios or row.columns)[aim.key]
     local value = figure and figure.median
     table.insert(list, {
       aim = aim,
