@@ -15,6 +15,8 @@ local arguments = require "perilune.arguments"
 local error, os, type = error, os, type
 local OSError = errors.OSError
 
+---Files and directories.
+---@class perilune.fs
 local fs = {}
 
 local function check_path(name, position, path)

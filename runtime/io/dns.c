@@ -286,8 +286,7 @@ static int l_lookup(lua_State *L)
   int type = luaL_checkoption(L, 4, "stream", types);
   int flags = check_flags(L, 5);
   peri__wait_check(L, rt, "getaddrinfo");
-  lookup *look =
-      lookup_new(L, rt, "getaddrinfo", run_addresses, host, service);
+  lookup *look = lookup_new(L, rt, "getaddrinfo", run_addresses, host, service);
   look->hints.ai_family = family_codes[family];
   look->hints.ai_socktype = type == 0 ? SOCK_STREAM : SOCK_DGRAM;
   look->hints.ai_flags = flags;
@@ -300,9 +299,9 @@ static void run_names(peri_work *work)
 {
   lookup *look = (lookup *)work;
   char host[NI_MAXHOST], service[NI_MAXSERV];
-  look->code = getnameinfo(
-      &look->address.any, peri__address_size(&look->address), host, sizeof host,
-      service, sizeof service, look->flags);
+  look->code =
+      getnameinfo(&look->address.any, peri__address_size(&look->address), host,
+                  sizeof host, service, sizeof service, look->flags);
   look->system = errno;
   if (look->code != 0)
     return;

@@ -267,8 +267,7 @@ static int l_pread(lua_State *L)
 
 static int run_write(fs_job *job)
 {
-  int code =
-      peri__fs_write(job->file->fd, job->data, job->length, job->offset);
+  int code = peri__fs_write(job->file->fd, job->data, job->length, job->offset);
   if (code == 0 && job->offset < 0) /* where appending has led to */
     job->offset = lseek(job->file->fd, 0, SEEK_CUR);
   return code;
@@ -407,17 +406,11 @@ static int l_gc(lua_State *L)
   return 0;
 }
 
-static const luaL_Reg methods[] = {{"read", l_read},
-                                   {"pread", l_pread},
-                                   {"write", l_write},
-                                   {"pwrite", l_pwrite},
-                                   {"sync", l_sync},
-                                   {"stat", l_stat},
-                                   {"truncate", l_truncate},
-                                   {"fileno", l_fileno},
-                                   {"close", l_close},
-                                   {"release", l_release},
-                                   {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"read", l_read},         {"pread", l_pread},   {"write", l_write},
+    {"pwrite", l_pwrite},     {"sync", l_sync},     {"stat", l_stat},
+    {"truncate", l_truncate}, {"fileno", l_fileno}, {"close", l_close},
+    {"release", l_release},   {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
     {"open", l_open}, {"tmpfile", l_tmpfile}, {NULL, NULL}};

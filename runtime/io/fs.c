@@ -223,7 +223,7 @@ static void undo_mkdtemp(fs_job *job)
 #define CALLS(X)                                                               \
   X(stat, peri__fs_push_stat, NULL, "p")                                       \
   X(lstat, peri__fs_push_stat, NULL, "p")                                      \
-  X(access, push_access, NULL, "pm")                                                  \
+  X(access, push_access, NULL, "pm")                                           \
   X(mkdir, NULL, NULL, "pm")                                                   \
   X(mkdirp, NULL, NULL, "pm")                                                  \
   X(rmdir, NULL, NULL, "p")                                                    \
@@ -270,9 +270,9 @@ CALLS(X)
 
 static const luaL_Reg functions[] = {
 #define X(name, push, undo, arguments) {#name, l_##name},
-                                     CALLS(X)
+    CALLS(X)
 #undef X
-                                         {NULL, NULL}};
+        {NULL, NULL}};
 
 int peri__fs_open_module(lua_State *L)
 {

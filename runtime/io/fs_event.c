@@ -132,8 +132,8 @@ static void give_up(lua_State *L, peri_runtime *rt, peri_waiters *line, int idx,
   (void)L, (void)rt, (void)idx;
   if (woken)
     peri__waiters_wake(line);
-  stop_waiting((peri_fs_watch *)((char *)line -
-                                 offsetof(peri_fs_watch, readers)));
+  stop_waiting(
+      (peri_fs_watch *)((char *)line - offsetof(peri_fs_watch, readers)));
 }
 
 static peri_fs_watch *check_watch(lua_State *L)
@@ -299,8 +299,7 @@ static int l_watch(lua_State *L)
   size_t length;
   const char *path = peri__check_string(L, rt, 1, &length);
   if (strlen(path) != length)
-    return peri__arg_error(L, rt, PERI_ERR_VALUE, 1,
-                           "a path has no zero byte");
+    return peri__arg_error(L, rt, PERI_ERR_VALUE, 1, "a path has no zero byte");
   size_t limit = (size_t)luaL_checkinteger(L, 2);
   peri_loop *loop = peri__io_loop(L, rt);
   peri_fs_watch **box = lua_newuserdatauv(L, sizeof *box, 2);

@@ -244,8 +244,8 @@ static int open_target(fs_job *job, const struct stat *from, bool *made)
 {
   struct stat stat;
   int mode = (int)(from->st_mode & 07777);
-  int fd = peri__fs_open(job, job->target, O_WRONLY | O_CREAT | O_EXCL, mode,
-                         &stat);
+  int fd =
+      peri__fs_open(job, job->target, O_WRONLY | O_CREAT | O_EXCL, mode, &stat);
   *made = fd >= 0;
   if (fd != UV_EEXIST || job->flags)
     return fd;

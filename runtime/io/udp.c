@@ -283,8 +283,8 @@ int peri__udp_send(lua_State *L, peri_udp *udp, const peri_address *to)
   if (size > 65535)
     return peri__udp_throw(L, udp, "send", UV_EMSGSIZE, where);
   uv_buf_t data = uv_buf_init((char *)text, (unsigned)size);
-  int code = uv_udp_try_send(&udp->handle, &data, 1,
-                             to != NULL ? &to->any : NULL);
+  int code =
+      uv_udp_try_send(&udp->handle, &data, 1, to != NULL ? &to->any : NULL);
   if (peri_likely(code >= 0))
     return 0;
   if (code == UV_EAGAIN)
@@ -314,8 +314,7 @@ peri_udp *peri__udp_new(peri_loop *loop, size_t limit)
 
 int peri__udp_init(peri_udp *udp, int family)
 {
-  int code =
-      uv_udp_init_ex(udp->kernel->uv, &udp->handle, (unsigned)family);
+  int code = uv_udp_init_ex(udp->kernel->uv, &udp->handle, (unsigned)family);
   if (code < 0)
     return code;
   udp->closed = false;

@@ -46,6 +46,7 @@ typedef struct work_group {
   work_thread thread[MOST_THREADS];
   int threads;
   size_t idle; /* those that wait, woken or not */
+  bool waking; /* one has been woken, and does not run yet */
 } work_group;
 
 typedef struct peri_workers {
@@ -71,6 +72,16 @@ static void free_workers(peri_workers *workers)
 
 /* -- On the threads ---------------------------------------------------------- */
 
+/* Whether a thread is to be woken, by uv_cond_signal without the mutex, which it
+ * would have to wait for otherwise. One at a time: who comes wakes the next one,
+ * so a burst of work does not cost its maker as many wake-ups. */
+static bool to_wake(work_group *group)
+{
+  bool wake = group->idle > 0 && !group->waking;
+  group->waking = group->waking || wake;
+  return wake;
+}
+
 /* The mutex is held, but while the work is done. */
 static void work_off(work_thread *self)
 {
@@ -81,7 +92,10 @@ static void work_off(work_thread *self)
     group->queued--;
     work->queued = false;
     self->work = work;
+    bool wake = group->queued > 0 && to_wake(group);
     uv_mutex_unlock(&workers->mutex);
+    if (wake)
+      uv_cond_signal(&group->wake);
     work->run(work);
     uv_mutex_lock(&workers->mutex);
     self->work = NULL;
@@ -91,8 +105,14 @@ static void work_off(work_thread *self)
     }
     bool first = peri__list_empty(&workers->done);
     peri__list_push(&workers->done, &work->node);
-    if (first)
-      peri__attend_work(workers->rt);
+    if (!first)
+      continue;
+    /* A system call, which the others need not wait for; the runtime's close
+     * waits for this thread. */
+    peri_runtime *rt = workers->rt;
+    uv_mutex_unlock(&workers->mutex);
+    peri__attend_work(rt);
+    uv_mutex_lock(&workers->mutex);
   }
 }
 
@@ -112,6 +132,7 @@ static void thread_main(void *argument)
     group->idle++;
     uv_cond_wait(&group->wake, &workers->mutex);
     group->idle--;
+    group->waking = false;
   }
   self->left = true;
   bool last = --workers->alive == 0 && workers->rt == NULL;
@@ -279,6 +300,7 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
     return UV_ENOMEM;
   work_group *group = &workers->groups[work->group];
   int code = 0;
+  bool wake = false;
   uv_mutex_lock(&workers->mutex);
   /* An idle thread may have been woken already, for work that still stands in
    * the queue. */
@@ -290,10 +312,11 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
     group->queued++;
     work->queued = true;
     peri__external(rt, 1);
-    if (group->idle > 0)
-      uv_cond_signal(&group->wake);
+    wake = to_wake(group);
   }
   uv_mutex_unlock(&workers->mutex);
+  if (wake)
+    uv_cond_signal(&group->wake);
   return code;
 }
 

@@ -73,6 +73,28 @@ suite[#suite + 1] = {
   },
 }
 
+suite[#suite + 1] = {
+  name = "files",
+  about = "read 10,000 files of 4 KiB, 64 at once",
+  cases = {
+    {
+      title = "files: read 10,000 of 4 KiB, 64 at once",
+      columns = { { "us", "us per file" } },
+      base = "floor: uv_fs, four trips a file",
+      programs = {
+        { "floor: uv_fs, four trips a file", "floor", "uvfs 10000 64" },
+        { "floor: one uv_queue_work a file", "floor", "job 10000 64" },
+        { "perilune: fs.read_file", "perilune", "10000 64" },
+        { "asyncio: to_thread", "asyncio", "10000 64" },
+        { "node: readFile", "node", "10000 64" },
+        { "luv: coroutines, uv_fs", "luv", "10000 64" },
+      },
+      -- 1.7 times as many files.
+      aims = { { of = "perilune: fs.read_file", key = "us", ratio = 0.59 } },
+    },
+  },
+}
+
 local function sleepers_aims(label)
   return { of = label, key = "ms", limit = 150 },
     { of = label, key = "kb", limit = 1.40 },

@@ -57,7 +57,7 @@ end
 
 -- Lets go of whoever opens or reads the FIFO.
 local function unblock(path)
-  local file <close> = assert(io.open(path, "r+"))
+  local _ <close> = assert(io.open(path, "r+"))
   peri.sleep(0)
 end
 

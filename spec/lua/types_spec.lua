@@ -3,6 +3,8 @@
 local peri = require "perilune"
 local core = require "perilune._core"
 local errors = require "perilune.errors"
+local fs = require "perilune.fs"
+local net = require "perilune.net"
 local futures = require "perilune.futures"
 local declarations = require "support.declarations"
 
@@ -15,6 +17,7 @@ local all = declarations.read(root .. "lua/perilune")
 local modules = {
   ["perilune"] = peri,
   ["perilune.log"] = require "perilune.log",
+  ["perilune.fs"] = fs,
   ["perilune.futures"] = futures,
   ["perilune.yieldable"] = require "perilune.yieldable",
   ["perilune.subprocess"] = require "perilune.subprocess",
@@ -30,6 +33,14 @@ local function class_table(object)
 end
 
 local context_variable = peri.ContextVar "types"
+
+-- Of objects with fields that C finds.
+local function metatable_of(make)
+  local object <close> = make()
+  return debug.getmetatable(object)
+end
+local watch_meta = metatable_of(function() return fs.watch "/" end)
+local socket_meta = metatable_of(net.create_datagram_endpoint)
 
 local classes = {
   Future = { methods = core.Future, make = peri.Future },
@@ -64,6 +75,15 @@ local classes = {
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
     return executor
   end },
+  File = { make = function()
+    local file <close> = fs.open "/dev/null"
+    return file
+  end },
+  Watch = { methods = watch_meta.methods, make = function()
+    local watch <close> = fs.watch "/"
+    return watch
+  end },
+  DatagramSocket = { methods = socket_meta.methods, make = net.create_datagram_endpoint },
 }
 
 classes.Process = { make = function()
@@ -83,7 +103,7 @@ end }
 -- What is described as a class, but is none; and what scripts do not see.
 local shapes = {
   Awaitable = true, Closable = true, RunnerOptions = true, ServerSocket = true, TaskOptions = true,
-  TaskSnapshot = true,
+  Stat = true, TaskSnapshot = true,
 }
 local private = { RawMode = true, Session = true, ["completion.World"] = true }
 
@@ -272,17 +292,25 @@ local times <const> = { delay = true, timeout = true, seconds = true, when = tru
 local may_wait <const> = {
   "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait", "Condition:acquire",
   "Condition:guard", "Condition:wait", "Condition:wait_for", "Context:run", "Coroutine:await",
-  "Event:wait", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
-  "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate", "Process:wait",
-  "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close", "Runner:run",
-  "Semaphore:acquire", "Semaphore:guard", "SignalStream:get", "ThreadPoolExecutor:map",
-  "ThreadPoolExecutor:shutdown", "perilune.TaskGroup", "perilune.all", "perilune.as_completed",
-  "perilune.await", "perilune.futures.shutdown_default_executor", "perilune.map",
-  "perilune.move_on_after", "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep",
-  "perilune.subprocess.run", "perilune.timeout", "perilune.timeout_at", "perilune.to_thread",
-  "perilune.wait", "perilune.wait_for", "perilune.xpcall", "perilune.yieldable.gsub",
-  "perilune.yieldable.require", "perilune.yieldable.sort", "perilune.yieldable.tostring",
-  "perilune.yieldable.xpcall",
+  "DatagramSocket:recv", "DatagramSocket:send", "Event:wait", "File:close", "File:lines",
+  "File:pread", "File:pwrite", "File:read", "File:readline", "File:seek", "File:stat", "File:sync",
+  "File:truncate", "File:write", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
+  "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate",
+  "Process:wait", "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close",
+  "Runner:run", "Semaphore:acquire", "Semaphore:guard", "SignalStream:get",
+  "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown", "Watch:next", "perilune.TaskGroup",
+  "perilune.all", "perilune.as_completed", "perilune.await", "perilune.fs.access",
+  "perilune.fs.append_file", "perilune.fs.chmod", "perilune.fs.copyfile", "perilune.fs.glob",
+  "perilune.fs.link", "perilune.fs.lstat", "perilune.fs.mkdir", "perilune.fs.mkdirp",
+  "perilune.fs.mkdtemp", "perilune.fs.open", "perilune.fs.read_file", "perilune.fs.readlink",
+  "perilune.fs.realpath", "perilune.fs.remove", "perilune.fs.rename", "perilune.fs.rmdir",
+  "perilune.fs.scandir", "perilune.fs.stat", "perilune.fs.symlink", "perilune.fs.tmpfile",
+  "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.write_file",
+  "perilune.futures.shutdown_default_executor", "perilune.map", "perilune.move_on_after",
+  "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.subprocess.run",
+  "perilune.timeout", "perilune.timeout_at", "perilune.to_thread", "perilune.wait",
+  "perilune.wait_for", "perilune.xpcall", "perilune.yieldable.gsub", "perilune.yieldable.require",
+  "perilune.yieldable.sort", "perilune.yieldable.tostring", "perilune.yieldable.xpcall",
 }
 
 describe("what is declared", function()
