@@ -58,6 +58,7 @@ static int load(lua_State *L, const char *name)
   X(perilune, "perilune")                                                      \
   X(perilune_log, "perilune.log")                                              \
   X(perilune_errors, "perilune.errors")                                        \
+  X(perilune_net, "perilune.net")                                              \
   X(perilune_futures, "perilune.futures")                                      \
   X(perilune_yieldable, "perilune.yieldable")
 
