@@ -2,16 +2,17 @@
 --- Private to the library.
 local core = require "perilune._core"
 local errors = require "perilune.errors"
-local task_group = require "perilune.task_group"
+local owned = require "perilune.owned"
 
-local error, pcall, setmetatable = error, pcall, setmetatable
-local call_later_real, create_future, get_running_loop =
-  core.call_later_real, core.create_future, core.get_running_loop
-local await = core.Future.await
+local error, ipairs, pcall, setmetatable = error, ipairs, pcall, setmetatable
+local can_wait, create_task = core.can_wait, core.create_task
+local several, several_wait, several_release =
+  core.several, core.several_wait, core.several_release
+local call_later_real, get_running_loop = core.call_later_real, core.get_running_loop
+local OSError = errors.OSError
 
-local function ring(bell)
-  if not bell:done() then bell:set_result() end
-end
+-- The attempts under way, and what has become of the others.
+local Race = {}
 
 local Timer = {}
 
@@ -20,56 +21,86 @@ function Timer:__close(err) -- luacheck: no unused args
 end
 
 -- Waits until an attempt has ended, or for the delay by the real clock.
-local function wait_for_news(race, delay)
-  if not delay then return await(race.bell) end
-  local handle = call_later_real(get_running_loop(), delay, ring, race.bell)
+local function wait_for_one(race, delay)
+  local pending = race.pending
+  local first = several(pending, #pending, "FIRST_COMPLETED")
+  if not delay then return several_wait(first) end
+  local handle = call_later_real(get_running_loop(), delay, several_release, first)
   local _ <close> = setmetatable({ handle = handle }, Timer)
-  await(race.bell)
+  several_wait(first)
 end
 
-local function attempt(race, entry, connect, opts)
-  local ok, result = pcall(connect, entry, opts)
-  if not ok and not errors.OSError:is(result) then error(result, 0) end
-  if ok and race.stream then
-    result:abort() -- two at the same moment
-  elseif ok then
-    race.stream = result
-  else
-    race.problems[#race.problems + 1] = result
+local function note(race, task)
+  if task:cancelled() then
+    race.failure = race.failure or errors.CancelledError()
+    return
   end
-  race.pending = race.pending - 1
-  ring(race.bell)
+  local err = task:exception()
+  if err ~= nil then
+    if OSError:is(err) then
+      race.problems[#race.problems + 1] = err
+    else
+      race.failure = race.failure or err
+    end
+  elseif race.stream then
+    task:result():abort() -- two at the same moment
+  else
+    race.stream = task:result()
+  end
 end
 
-local function run(group, race, list, delay, connect, opts)
-  local started = 0
-  repeat
-    race.bell = create_future()
-    if started < #list then
-      started = started + 1
-      race.pending = race.pending + 1
-      group:create_task(attempt, race, list[started], connect, opts)
+-- Takes the attempts that have ended out of the race.
+local function sort_out(race)
+  local pending = {}
+  for _, task in ipairs(race.pending) do
+    if task:done() then
+      note(race, task)
+    else
+      pending[#pending + 1] = task
     end
-    wait_for_news(race, started < #list and delay)
-  until race.stream or started == #list and race.pending == 0
-  group:cancel()
+  end
+  race.pending = pending
+end
+
+-- Whatever ends the race: the attempts are given up and have ended then. A
+-- cancellation that comes meanwhile is raised at the end.
+function Race:__close(err)
+  local problem = err
+  for _, task in ipairs(self.pending) do task:cancel() end
+  while #self.pending > 0 and can_wait() do
+    local ok, late = pcall(several_wait, several(self.pending, #self.pending, "ALL_COMPLETED"))
+    if not ok and problem == nil then problem = late end
+    sort_out(self)
+  end
+  owned.hand_over(self.pending)
+  if problem == nil then return end
+  if self.stream then self.stream:abort() end -- nobody gets it
+  if err == nil then error(problem, 0) end
 end
 
 local eyeballs = {}
 
----Calls `connect(entry, opts)` for the entries, in order: the next when one has
----failed or `delay` seconds have gone by, until one returns a stream. The others
----are cancelled and have ended then.
+---Calls `connect(entry, opts)` in tasks for the entries, in order: the next when
+---one has failed or `delay` seconds have gone by, until one returns a stream. The
+---others are cancelled and have ended then.
+---
+---Raises what an attempt raises that is no OSError.
 ---@return perilune.Stream? stream
 ---@return perilune.OSError[] problems of those that failed
 ---@async
 function eyeballs.race(list, delay, connect, opts)
-  local race = { pending = 0, problems = {} }
-  local ok, err = pcall(task_group.TaskGroup, run, race, list, delay, connect, opts)
-  if ok then return race.stream, race.problems end
-  if race.stream then race.stream:abort() end -- nobody gets it
-  if errors.ExceptionGroup:is(err) and #err.exceptions == 1 then err = err.exceptions[1] end
-  error(err, 0)
+  local started = 0
+  local race <close> = setmetatable({ pending = {}, problems = {} }, Race)
+  repeat
+    if started < #list then
+      started = started + 1
+      race.pending[#race.pending + 1] = create_task(connect, list[started], opts)
+    end
+    wait_for_one(race, started < #list and delay)
+    sort_out(race)
+    if race.failure ~= nil then error(race.failure, 0) end
+  until race.stream or started == #list and #race.pending == 0
+  return race.stream, race.problems
 end
 
 return eyeballs

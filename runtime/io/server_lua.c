@@ -142,34 +142,43 @@ static int start_tasks(lua_State *L)
   return 0;
 }
 
-static void report_trouble(lua_State *L, peri_runtime *rt, peri_server *server)
-{
-  int code = server->trouble;
-  server->trouble = 0;
-  luaL_checkstack(L, 8, NULL);
-  peri__push_os(L, rt, "accept", code, NULL, NULL, NULL);
-  peri__report_error(L, rt, server->io.loop,
-                     "a server cannot accept connections; it tries again "
-                     "when one has ended, or in a second");
-}
-
-static int report_protected(lua_State *L)
+/* [server]: accept has failed. */
+static int report_trouble(lua_State *L)
 {
   peri_server *server = lua_touserdata(L, 1);
-  report_trouble(L, server->rt, server);
+  int code = server->trouble;
+  server->trouble = 0;
+  peri__push_os(L, server->rt, "accept", code, NULL, NULL, NULL);
+  peri__report_error(L, server->rt, server->io.loop,
+                     "a server cannot accept connections; it tries again "
+                     "when one has ended, or in a second");
   return 0;
 }
 
-/* Calls one of the above; an error, of memory, goes to the exception handler.
- */
-static bool call(lua_State *L, peri_runtime *rt, peri_server *server,
-                 lua_CFunction function)
+/* [server, error]: the error came before a connection had its task. */
+static int report_refused(lua_State *L)
+{
+  peri_server *server = lua_touserdata(L, 1);
+  lua_settop(L, 2);
+  peri__report_error(L, server->rt, server->io.loop,
+                     "a connection was refused a task");
+  return 0;
+}
+
+/* Calls one of these with the server. Raises nothing: where memory is short, a
+ * report is the last thing that matters. */
+static bool call(lua_State *L, peri_server *server, lua_CFunction function)
 {
   lua_pushcfunction(L, function);
   lua_pushlightuserdata(L, server);
   if (peri_likely(lua_pcall(L, 1, 0, 0) == LUA_OK))
     return true;
-  peri__report_error(L, rt, server->io.loop, "a connection was refused a task");
+  lua_pushcfunction(L, report_refused);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, server);
+  lua_insert(L, -2);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
   return false;
 }
 
@@ -185,7 +194,7 @@ static void start_in_context(lua_State *L, peri_runtime *rt,
   lua_insert(L, -2);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   rt->has_context = has;
-  bool started = call(L, rt, server, start_tasks);
+  bool started = call(L, server, start_tasks);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   rt->has_context = had;
   lua_pop(L, 1);
@@ -206,7 +215,7 @@ void peri__server_run(lua_State *L, peri_runtime *rt, peri_io_node *node)
   luaL_checkstack(L, 8, NULL);
   server->references++; /* what is called here may close it */
   if (server->trouble != 0)
-    call(L, rt, server, report_protected);
+    call(L, server, report_trouble);
   if (!server->closed && !peri__list_empty(&server->accepted))
     start_in_context(L, rt, server);
   peri__server_unref(server);
