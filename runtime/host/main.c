@@ -131,6 +131,7 @@ static void on_end(int number)
   peri_runtime *runtime = interruptible;
   if (runtime)
     peri_restore_terminal(runtime);
+  repl_restore();
   handle(number, SIG_DFL, 0);
   raise(number); /* comes when this returns */
 }
@@ -491,7 +492,8 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
 {
   peri_options options;
   peri_options_init(&options);
-  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
+  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE |
+                  PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
   options.deadlock = 1;

@@ -219,7 +219,7 @@ describe("a program on a terminal", function()
       print(stdio.stdin:readline())
     ]], {
       pty.expect "ready\r\n", pty.raw, pty.send "a", pty.send "\3",
-      pty.expect "\"a\"\t\"\\3\"\r\nover\r\n", pty.cooked, pty.send "line\n",
+      pty.expect "\"a\"\t\"\\3\"\r\nover\r\n", pty.original, pty.send "line\n",
       pty.expect "line\r\nline\r\n", pty.exit(0),
     })
   end)
@@ -244,7 +244,7 @@ describe("a program on a terminal", function()
       print "two"
       stdio.stdin:readline()
     ]], {
-      pty.expect "one\r\n", pty.raw, pty.send "x", pty.expect "two\r\n", pty.cooked,
+      pty.expect "one\r\n", pty.raw, pty.send "x", pty.expect "two\r\n", pty.original,
       pty.send "\n", pty.exit(0),
     })
   end)
