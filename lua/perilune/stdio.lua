@@ -4,14 +4,14 @@
 -- them, of the running loop, whatever they are: files, pipes, terminals. They are
 -- made when they are first used. `print`, `io.write` and so on stay what they
 -- are, and in order with them: what C's buffers hold goes before what is written
--- here, and print waits for what is queued here.
+-- here, and the program's print waits for what is queued here (elsewhere: `flush`).
 local core = require "perilune._core"
 local native = require "perilune._stdio"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 
-local error, next, ipairs, pcall, setmetatable, type =
-  error, next, ipairs, pcall, setmetatable, type
+local error, ipairs, pcall, setmetatable, type =
+  error, ipairs, pcall, setmetatable, type
 local get_running_loop = core.get_running_loop
 
 local descriptors <const> = { stdin = 0, stdout = 1, stderr = 2 }
@@ -22,15 +22,8 @@ local descriptors <const> = { stdin = 0, stdout = 1, stderr = 2 }
 ---@field stderr perilune.Stream
 local stdio = {}
 
--- Loop to its streams, by name; and those that are written to.
+-- Loop to its streams, by name.
 local streams = setmetatable({}, { __mode = "k" })
-local outputs = setmetatable({}, { __mode = "k" })
-
-local function flush_all()
-  for stream in next, outputs do
-    if stream:get_write_buffer_size() > 0 then native.flush(stream) end
-  end
-end
 
 local function open(name)
   local loop = get_running_loop()
@@ -43,7 +36,6 @@ local function open(name)
   if not stream then
     stream = native.open(descriptors[name])
     of_loop[name] = stream
-    if name ~= "stdin" then outputs[stream] = true end
   end
   return stream
 end
@@ -54,19 +46,9 @@ setmetatable(stdio, {
   end,
 })
 
--- Only in the program are globals ours.
-local globals = native.globals
-if globals then
-  local stock = globals.print
-  globals.print = core.stand_in(function(...)
-    flush_all()
-    return stock(...)
-  end)
-end
-
 ---Writes out, and blocks until it has gone, what is queued on stdout and stderr:
 ---before C or another process is to write there.
-function stdio.flush() flush_all() end
+function stdio.flush() native.flush() end
 
 local function descriptor(name, value)
   if value == nil then return nil end

@@ -483,6 +483,7 @@ struct peri_runtime {
   struct peri_process *orphans;          /* io/process.c */
   struct peri_signal_use *signal_uses;   /* watch.c */
   struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
+  void (*flush_stdio)(peri_runtime *rt); /* for print; NULL: not needed */
   bool warns, warning_continues;         /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;

@@ -208,7 +208,7 @@ static void publish_classes(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
 }
 
-/* -- os.exit -------------------------------------------------------------------------- */
+/* -- os.exit, print -------------------------------------------------------------- */
 
 /* os.exit([code [, close]]): in a task or a callback it unwinds to the host. */
 static int l_exit(lua_State *L)
@@ -221,6 +221,32 @@ static int l_exit(lua_State *L)
     code = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
   rt->exit_code = code;
   return peri__throw_sentinel(L, rt, PERI_SENTINEL_EXIT);
+}
+
+/* print(...): Lua's, in order with the streams of perilune.stdio */
+static int l_print(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  int n = lua_gettop(L);
+  if (rt->flush_stdio != NULL)
+    rt->flush_stdio(rt);
+  for (int i = 1; i <= n; i++) {
+    size_t length;
+    const char *text = luaL_tolstring(L, i, &length);
+    if (i > 1)
+      lua_writestring("\t", 1);
+    lua_writestring(text, length);
+    lua_pop(L, 1);
+  }
+  lua_writeline();
+  return 0;
+}
+
+static void patch_print(lua_State *L, peri_runtime *rt)
+{
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, l_print, 1);
+  lua_setglobal(L, "print");
 }
 
 static void patch_exit(lua_State *L, peri_runtime *rt)
@@ -337,6 +363,8 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   }
   if (rt->options.patch & PERI_PATCH_EXIT)
     patch_exit(L, rt);
+  if (rt->options.patch & PERI_PATCH_PRINT)
+    patch_print(L, rt);
 }
 
 /* The loop on top of the stack. All but the host's own are for the script to

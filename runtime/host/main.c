@@ -492,7 +492,8 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
 {
   peri_options options;
   peri_options_init(&options);
-  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
+  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE |
+                  PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
   options.deadlock = 1;

@@ -59,6 +59,7 @@ enum {
   PERI_PATCH_PCALL = 1 << 1,     /* pcall, xpcall */
   PERI_PATCH_EXIT = 1 << 2,      /* os.exit unwinds to the host */
   PERI_PATCH_REQUIRE = 1 << 3,   /* require lets modules wait */
+  PERI_PATCH_PRINT = 1 << 4,     /* print is in order with perilune.stdio */
   PERI_PATCH_DEFAULT = PERI_PATCH_COROUTINE | PERI_PATCH_PCALL
 };
 

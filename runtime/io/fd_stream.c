@@ -13,8 +13,8 @@
  * it into its cache, and so it stays in order with print. It is read by threads
  * (work.c), a block ahead.
  *
- * Before output goes what C's stdio still holds is flushed; peri__fd_stream_flush
- * does the same the other way round, for print.
+ * Before output goes what C's stdio still holds is flushed; print has what is
+ * queued here flushed (peri__fd_streams_flush).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -330,7 +330,7 @@ static int write_output(peri_stream *stream, peri_output *output)
   return code;
 }
 
-void peri__fd_stream_flush(peri_stream *stream)
+static void flush(peri_stream *stream)
 {
   int code;
   while (!(stream->flags & PERI_S_CLOSED)) {
@@ -415,8 +415,22 @@ static const peri_stream_ops ops = {
 static void close_with_loop(peri_io *io)
 {
   peri_stream *stream = (peri_stream *)io;
-  peri__fd_stream_flush(stream);
+  flush(stream);
   peri__stream_abort(stream);
+}
+
+void peri__fd_streams_flush(peri_runtime *rt)
+{
+  peri_loop *loop = peri__running_loop(rt);
+  if (loop == NULL)
+    return;
+  peri_list *link = loop->open.next;
+  while (link != &loop->open) {
+    peri_io *io = (peri_io *)((char *)link - offsetof(peri_io, listed));
+    link = link->next; /* what is flushed may close */
+    if (io->close == close_with_loop && ((peri_stream *)io)->queued > 0)
+      flush((peri_stream *)io);
+  }
 }
 
 /* A descriptor of our own; a terminal is opened anew. */

@@ -11,8 +11,9 @@
  * reference is the carrier's. */
 peri_stream *peri__fd_stream_new(peri_loop *loop, int fd, bool writes,
                                  int *code);
-/* Writes all that is queued, and blocks until it has gone. */
-void peri__fd_stream_flush(peri_stream *stream);
+/* Writes all that is queued on those of the running loop, and blocks until it
+ * has gone. */
+void peri__fd_streams_flush(peri_runtime *rt);
 
 /* Pushes the module perilune._stdio. */
 int peri__stdio_open(lua_State *L);

@@ -55,10 +55,10 @@ static int l_open(lua_State *L)
   return 1;
 }
 
-/* flush(stream): blocks until what is queued has gone */
+/* flush(): blocks until what is queued has gone */
 static int l_flush(lua_State *L)
 {
-  peri__fd_stream_flush(peri__stream_check(L, 1));
+  peri__fd_streams_flush(peri__rt(L));
   return 0;
 }
 
@@ -226,9 +226,6 @@ int peri__stdio_open(lua_State *L)
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, functions, 1);
-  if (rt->options.patch & PERI_PATCH_EXIT) { /* the program's */
-    lua_pushglobaltable(L);
-    lua_setfield(L, -2, "globals");
-  }
+  rt->flush_stdio = peri__fd_streams_flush;
   return 1;
 }

@@ -128,10 +128,80 @@ static void closes_while_children_run(void)
   check_no_other();
 }
 
+typedef struct allocator {
+  long long left;  /* allocations until one fails; < 0: none does */
+  long long bytes; /* in use */
+} allocator;
+
+static void *allocate(void *ud, void *block, size_t old_size, size_t new_size)
+{
+  allocator *a = ud;
+  if (block == NULL)
+    old_size = 0;
+  if (new_size == 0) {
+    a->bytes -= (long long)old_size;
+    free(block);
+    return NULL;
+  }
+  if (new_size > old_size && a->left >= 0 && a->left-- == 0)
+    return NULL;
+  void *moved = realloc(block, new_size);
+  if (moved != NULL)
+    a->bytes += (long long)new_size - (long long)old_size;
+  return moved;
+}
+
+static const char *const all_parts =
+    "local subprocess = require 'perilune.subprocess'\n"
+    "local signal = require 'perilune.signal'\n"
+    "subprocess.run({'cat'}, {input = 'x', capture = true, env = {A = 'b'}})\n"
+    "do\n"
+    "  local process <close> = subprocess.create_subprocess_exec('cat',\n"
+    "    {stdin = subprocess.PIPE})\n"
+    "  pcall(process.wait, process, {timeout = 0})\n"
+    "end\n"
+    "local signals <close> = signal.stream {'SIGHUP', 'SIGUSR2'}\n"
+    "signal.raise 'SIGHUP'\n"
+    "signals:get()\n";
+
+/* The n-th allocation fails: false, if there are not so many. */
+static int run_short_of_memory(long long n)
+{
+  allocator a = {.left = -1};
+  peri_options options;
+  peri_runtime *runtime;
+  peri_options_init(&options);
+  options.alloc = allocate;
+  options.alloc_ud = &a;
+  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
+  CHECK_INT(PERI_OK, run_code(runtime, all_parts));
+  a.left = n;
+  run_code(runtime, all_parts);
+  int reached = a.left < 0;
+  a.left = -1;
+  /* Children that were left to themselves end: their pipes have closed. */
+  lua_gc(peri_state(runtime), LUA_GCCOLLECT);
+  CHECK_INT(PERI_OK, run_code(runtime, all_parts));
+  peri_close(runtime);
+  CHECK_INT(0, a.bytes);
+  while (waitpid(-1, NULL, 0) > 0)
+    continue;
+  return reached;
+}
+
+static void survives_want_of_memory(void)
+{
+  long long n = 0;
+  while (run_short_of_memory(n))
+    n += n < 400 ? 1 : 7;
+  CHECK(n > 50);
+}
+
 int main(void)
 {
   leaves_the_hosts_children_alone();
   survives_a_host_that_reaps_all();
   closes_while_children_run();
+  survives_want_of_memory();
   return 0;
 }

@@ -257,7 +257,8 @@ describe("a program on a terminal", function()
     ["SIGTERM"] = { "peri.sleep(30)", 15, 128 + 15 },
     ["SIGTERM in a loop"] = { "while true do end", 15, 128 + 15 },
   } do
-    it("restores the modes when it ends by " .. how, function()
+    local test = (how ~= "SIGTERM in a loop" or support.signals_interrupt) and it or pending
+    test("restores the modes when it ends by " .. how, function()
       local code = [[
         local scope = stdio.raw()
         print "ready"

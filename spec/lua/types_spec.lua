@@ -95,6 +95,10 @@ end }
 classes.CompletedProcess = { make = function()
   return require "perilune.subprocess".run("true", { capture = true })
 end }
+local native = require "perilune._net"
+classes.Stream = { methods = native.Stream }
+classes.Server = { methods = native.Server.methods }
+
 classes.SignalStream = { make = function()
   local stream <close> = require "perilune.signal".stream "SIGHUP"
   return stream
