@@ -97,7 +97,10 @@ classes.CompletedProcess = { make = function()
 end }
 local native = require "perilune._net"
 classes.Stream = { methods = native.Stream }
-classes.Server = { methods = native.Server.methods }
+classes.Server = { methods = native.Server.methods, make = function()
+  local server <close> = net.start_server(function() end, "127.0.0.1", 0)
+  return server
+end }
 
 classes.SignalStream = { make = function()
   local stream <close> = require "perilune.signal".stream "SIGHUP"
@@ -301,8 +304,10 @@ local may_wait <const> = {
   "File:truncate", "File:write", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
   "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate",
   "Process:wait", "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close",
-  "Runner:run", "Semaphore:acquire", "Semaphore:guard", "SignalStream:get",
-  "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown", "Watch:next", "perilune.TaskGroup",
+  "Runner:run", "Semaphore:acquire", "Semaphore:guard", "Server:serve_forever",
+  "Server:start_serving", "Server:wait_closed", "SignalStream:get", "Stream:drain",
+  "Stream:forward", "Stream:lines", "Stream:read", "Stream:readexactly", "Stream:readline",
+  "Stream:readuntil", "Stream:wait_closed", "ThreadPoolExecutor:map", "ThreadPoolExecutor:shutdown", "Watch:next", "perilune.TaskGroup",
   "perilune.all", "perilune.as_completed", "perilune.await", "perilune.fs.access",
   "perilune.fs.append_file", "perilune.fs.chmod", "perilune.fs.copyfile", "perilune.fs.glob",
   "perilune.fs.link", "perilune.fs.lstat", "perilune.fs.mkdir", "perilune.fs.mkdirp",

@@ -150,6 +150,8 @@ function Stream:can_write_eof() end
 ---@param limits? { high: integer?, low: integer? } bytes: 65,536 and a quarter of it
 function Stream:set_write_buffer_limits(limits) end
 
+---The limits of the output that may wait, as `set_write_buffer_limits` has set
+---them.
 ---@return integer low
 ---@return integer high
 function Stream:get_write_buffer_limits() end
@@ -213,11 +215,13 @@ function Stream:set_keepalive(on) end
 
 ---TCP: how long the kernel tries to get rid of the output after the close. 0: not at
 ---all, and a reset for the peer.
----@param seconds? number nil: as long as it likes
+---@param seconds? number seconds; nil: as long as it likes
 function Stream:set_linger(seconds) end
 
+---Says how much output the kernel may hold.
 ---@param bytes integer of the kernel's buffer
 function Stream:set_send_buffer_size(bytes) end
 
+---Says how much input the kernel may hold.
 ---@param bytes integer of the kernel's buffer
 function Stream:set_receive_buffer_size(bytes) end
