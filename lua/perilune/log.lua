@@ -33,8 +33,7 @@ local threshold = log.WARNING
 -- Where nothing was said about the log: to the host's, the program's being
 -- stderr; a host that wants none has Lua's warnings.
 local function default_handler(level, text)
-  local line = level .. " perilune: " .. text
-  if not core.emit(log[level], line) then warn(line) end
+  core.emit(log[level], level .. " perilune: " .. text)
 end
 
 local handler = default_handler
@@ -66,7 +65,9 @@ function log.get_level()
 end
 
 ---Sends what is logged to a function; nil brings the default back: lines
----"LEVEL perilune: text" in the host's log, which is stderr in the program.
+---"LEVEL perilune: text" in the host's log, which is stderr in the program. What
+---the function raises is raised where something was logged; what the runtime
+---itself was reporting goes to the loop's exception handler.
 ---
 ---Raises TypeError for what is neither a function nor nil.
 ---@param fn? fun(level: string, text: string)
@@ -77,22 +78,35 @@ function log.set_handler(fn)
   handler = fn or default_handler
 end
 
+local methods <const> = { "debug", "info", "warn", "error", "fatal" }
+
+local function is_logger(value)
+  if type(value) ~= "table" and type(value) ~= "userdata" then return false end
+  if arguments.callable(value.log) then return true end
+  for _, name in ipairs(methods) do
+    if not arguments.callable(value[name]) then return false end
+  end
+  return true
+end
+
 ---Sends what is logged to an object with LuaLogging's methods: `log(level,
----text)`, or one named after each level. Its own level counts as well as ours.
----nil brings the default back.
+---text)`, or one named after each level (debug, info, warn, error, fatal). Its
+---own level counts as well as ours. nil brings the default back.
 ---
----Raises TypeError for what is no object.
+---Raises TypeError for an object without them.
 ---@param logger table?
 function log.set_logger(logger)
   if logger == nil then return log.set_handler(nil) end
-  if type(logger) ~= "table" and type(logger) ~= "userdata" then
+  if not is_logger(logger) then
     arguments.wrong_type("log.set_logger", 1, "logger or nil", logger)
   end
   handler = function(level, text)
     level = lualogging_names[level] or level
-    if logger.log then return logger:log(level, text) end
-    local method = logger[level:lower()]
-    return method(logger, text)
+    if logger.log then
+      logger:log(level, text)
+    else
+      logger[level:lower()](logger, text)
+    end
   end
 end
 

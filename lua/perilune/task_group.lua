@@ -252,6 +252,11 @@ local function settle(group, ok, ...)
   error(err, 0)
 end
 
+local function enter(fn, ...)
+  local group = new_group()
+  return settle(group, pcall(run, group, fn, ...))
+end
+
 local task_group = {}
 
 ---The tasks that failed with the errors of a group that a TaskGroup has raised,
@@ -279,11 +284,10 @@ end
 ---@async
 function task_group.TaskGroup(fn, ...)
   if fn == nil and select("#", ...) == 0 then return new_group() end
-  if not arguments.callable(fn) then
+  if not arguments.callable(fn) and not arguments.plain(fn) then
     arguments.wrong_type("TaskGroup", 1, "function or nil", fn)
   end
-  local group = new_group()
-  return settle(group, pcall(run, group, fn, ...))
+  return enter(arguments.call("TaskGroup", 1, fn, ...))
 end
 
 return task_group

@@ -127,8 +127,14 @@ static int l_enter(lua_State *L)
 static int l_call(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__check_function(L, rt, 1);
-  coroutine_new(L, rt, 1);
+  int fn = peri__open_call(L, rt, 1);
+  if (fn > 1) {
+    if (lua_getfield(L, 1, "context") != LUA_TNIL)
+      return peri__throw(L, rt, PERI_ERR_VALUE,
+                         "call: a coroutine object has no context of its own");
+    lua_pop(L, 1);
+  }
+  coroutine_new(L, rt, fn);
   return 1;
 }
 

@@ -937,6 +937,12 @@ void peri__handle_due(peri_node *node);
 void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node);
 /* Cancels the handle at idx, if it is one. */
 void peri__handle_forget(lua_State *L, peri_runtime *rt, int idx);
+/* What is to be called stands from fn on: a function and its arguments, or a
+ * call table {fn, a, b, n=, context=}, behind which they are put then. Returns
+ * where the function stands. */
+int peri__open_call(lua_State *L, peri_runtime *rt, int fn);
+/* Pushes the context that such a table names, or a copy of the current one. */
+void peri__push_context_of(lua_State *L, peri_runtime *rt, int fn, int first);
 /* Calls the function and arguments on top of L, protected; an error goes to
  * the exception handler. what names it in messages. */
 void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,

@@ -331,16 +331,16 @@ void peri__debug_call(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       int nargs, const char *what)
 {
   luaL_checkstack(L, 8, NULL);
-  int function = lua_gettop(L) - nargs;
-  lua_pushvalue(L, function);
+  int subject = lua_gettop(L) - nargs - 1; /* below the context */
+  lua_pushvalue(L, subject + 1);
   lua_pushnil(L);
-  lua_rotate(L, function, 2);
+  lua_rotate(L, subject, 2);
   uint64_t begin = uv_hrtime();
-  peri__call_protected(L, rt, loop, nargs, what);
+  peri__call_in_context(L, rt, loop, nargs, what);
   uint64_t took = uv_hrtime() - begin;
   if (is_slow(loop, took))
-    report_slow(L, rt, function, what, took);
-  lua_settop(L, function - 1);
+    report_slow(L, rt, subject, what, took);
+  lua_settop(L, subject - 1);
 }
 
 /* [delay, took, events] */

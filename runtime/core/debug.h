@@ -36,7 +36,7 @@ void peri__debug_trace_task(lua_State *L, peri_runtime *rt, int idx);
 void peri__debug_run(lua_State *L, peri_runtime *rt, peri_loop *loop,
                      peri_node *node,
                      void (*run)(lua_State *, peri_runtime *, peri_node *));
-/* peri__call_protected that reports the call if it was slow. */
+/* peri__call_in_context that reports the call if it was slow. */
 void peri__debug_call(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       int nargs, const char *what);
 /* The loop has waited in the kernel: took of the delay it had (< 0: no end), in

@@ -316,10 +316,12 @@ static int report_protected(lua_State *L)
   return 0;
 }
 
-static void log_line(lua_State *L, peri_runtime *rt, const char *text)
+/* To where the host wants its log, or else to Lua's warnings. */
+static void log_line(lua_State *L, peri_runtime *rt, int level,
+                     const char *text)
 {
   if (rt->options.log != NULL)
-    rt->options.log(rt->options.log_ud, 40, text);
+    rt->options.log(rt->options.log_ud, level, text);
   else
     lua_warning(L, text, 0);
 }
@@ -353,7 +355,7 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
     lua_pushboolean(L, turn);
     if (lua_pcall(L, 3, 0, 0) == LUA_OK)
       break;
-    log_line(L, rt,
+    log_line(L, rt, 40,
              lua_pushfstring(L,
                              "ERROR perilune: the exception handler failed: %s",
                              peri__describe(L, -1)));
@@ -428,19 +430,11 @@ static int l_set_default_exception_handler(lua_State *L)
   return 0;
 }
 
-/* emit(level, text): a finished line of the log, to where the host wants it;
- * false if it wants nothing, so that the library writes it itself. */
+/* emit(level, text): writes a finished line of the log. */
 static int l_emit(lua_State *L)
 {
-  peri_runtime *rt = peri__rt(L);
-  if (rt->options.log == NULL) {
-    lua_pushboolean(L, false);
-    return 1;
-  }
-  rt->options.log(rt->options.log_ud, (int)lua_tointeger(L, 1),
-                  lua_tostring(L, 2));
-  lua_pushboolean(L, true);
-  return 1;
+  log_line(L, peri__rt(L), (int)lua_tointeger(L, 1), lua_tostring(L, 2));
+  return 0;
 }
 
 /* issentinel(err): whether it is a kill, an os.exit or a Ctrl-C */

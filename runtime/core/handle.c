@@ -93,10 +93,7 @@ static bool is_call_table(lua_State *L, int idx)
   return false;
 }
 
-/* What is to be called stands from fn on: a function and its arguments, or a
- * call table {fn, a, b, n=, context=}, behind which they are put then. Returns
- * where the function stands. */
-static int open_call(lua_State *L, peri_runtime *rt, int fn)
+int peri__open_call(lua_State *L, peri_runtime *rt, int fn)
 {
   if (peri_likely(!is_call_table(L, fn))) {
     peri__check_function(L, rt, fn);
@@ -118,14 +115,15 @@ static int open_call(lua_State *L, peri_runtime *rt, int fn)
   return fn + 1;
 }
 
-/* The context that the call table at idx names, or a copy of the current one. */
-static void push_context_of(lua_State *L, peri_runtime *rt, int idx)
+void peri__push_context_of(lua_State *L, peri_runtime *rt, int fn, int first)
 {
-  if (idx != 0 && lua_getfield(L, idx, "context") != LUA_TNIL) {
-    peri__check_context(L, rt, -1);
-    return;
+  if (first != fn) {
+    if (lua_getfield(L, fn, "context") != LUA_TNIL) {
+      peri__check_context(L, rt, -1);
+      return;
+    }
+    lua_pop(L, 1);
   }
-  lua_settop(L, idx != 0 ? -2 : -1);
   peri__push_context_copy(L, rt);
 }
 
@@ -133,7 +131,7 @@ static void push_context_of(lua_State *L, peri_runtime *rt, int idx)
 static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                                int fn, bool any_thread)
 {
-  int first = open_call(L, rt, fn);
+  int first = peri__open_call(L, rt, fn);
   int n = lua_gettop(L) - first + 1;
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call with %d values is too large", n);
@@ -141,7 +139,7 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   if (peri_unlikely(loop->debug)) {
     if (!any_thread)
       peri__debug_check_thread(L, rt, loop);
-    peri__debug_note_call(L, rt, fn);
+    peri__debug_note_call(L, rt, first);
   }
   *handle = (peri_handle){.values = n, .anchor = LUA_NOREF};
   handle->timer.node.kind = PERI_NODE_HANDLE;
@@ -151,7 +149,7 @@ static peri_handle *handle_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
     lua_setiuservalue(L, first, i);
   peri__push_loop(L, loop);
   lua_setiuservalue(L, first, n + 1);
-  push_context_of(L, rt, first == fn ? 0 : fn);
+  peri__push_context_of(L, rt, fn, first);
   lua_setiuservalue(L, first, n + 2);
   peri__push_ref(L, rt, PERI_REF_HANDLE);
   lua_setmetatable(L, first);

@@ -127,9 +127,10 @@ static void run_posts(lua_State *L, peri_runtime *rt)
   while (post != NULL) {
     peri_post_record *next = post->next;
     luaL_checkstack(L, 8, NULL);
+    lua_pushnil(L); /* the context */
     lua_pushcfunction(L, call_post);
     lua_pushlightuserdata(L, post);
-    (rt->debug ? peri__debug_call : peri__call_protected)(
+    (rt->debug ? peri__debug_call : peri__call_in_context)(
         L, rt, peri__running_loop(rt), 1, "a posted callback");
     free(post);
     post = next;

@@ -89,12 +89,13 @@ static void call(lua_State *L, peri_runtime *rt, peri_loop *loop, int watcher,
   int n = (int)lua_tointeger(L, -1);
   lua_pop(L, 1);
   luaL_checkstack(L, n + 8, NULL);
+  lua_getfield(L, list, "context");
   for (int i = 1; i <= n; i++)
     lua_rawgeti(L, list, i);
   if (loop->debug)
     peri__debug_call(L, rt, loop, n - 1, what);
   else
-    peri__call_protected(L, rt, loop, n - 1, what);
+    peri__call_in_context(L, rt, loop, n - 1, what);
   lua_settop(L, list - 1);
 }
 
@@ -253,9 +254,11 @@ static int failed(lua_State *L, peri_runtime *rt, peri_watcher *watcher,
   return peri__throw_uv(L, rt, what, code);
 }
 
-/* Packs what stands from first to the top into the table that call() reads. */
-static void pack_call(lua_State *L, int first)
+/* Packs what a script gave at index 3 and behind it, to be called, into the table
+ * that call() reads, at that index. */
+static void pack_call(lua_State *L, peri_runtime *rt)
 {
+  int first = peri__open_call(L, rt, 3);
   int n = lua_gettop(L) - first + 1;
   lua_createtable(L, n, 1);
   lua_insert(L, first);
@@ -263,6 +266,10 @@ static void pack_call(lua_State *L, int first)
     lua_rawseti(L, first, i);
   lua_pushinteger(L, n);
   lua_setfield(L, first, "n");
+  peri__push_context_of(L, rt, 3, first);
+  lua_setfield(L, first, "context");
+  lua_copy(L, first, 3);
+  lua_settop(L, 3);
 }
 
 /* -- Readers and writers --------------------------------------------------------------- */
@@ -287,8 +294,7 @@ static int add_watch(lua_State *L, int event, int uservalue, const char *what)
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__loop_check_open(L, rt, loop);
   int fd = check_descriptor(L, rt, 2);
-  peri__check_function(L, rt, 3);
-  pack_call(L, 3);
+  pack_call(L, rt);
   uv_loop_t *uv = peri__loop_uv(L, loop);
   peri_watcher *watcher = find(loop, fd, false);
   if (watcher == NULL) {
@@ -394,8 +400,7 @@ static int l_add_signal_handler(lua_State *L)
   peri_loop *loop = peri__check_loop(L, rt, 1);
   peri__loop_check_open(L, rt, loop);
   int number = check_signal(L, rt, 2);
-  peri__check_function(L, rt, 3);
-  pack_call(L, 3);
+  pack_call(L, rt);
   uv_loop_t *uv = peri__loop_uv(L, loop);
   peri_watcher *watcher = find(loop, number, true);
   if (watcher == NULL) {

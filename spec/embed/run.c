@@ -103,6 +103,25 @@ static void logs_to_the_host(void)
   peri_close(runtime);
 }
 
+static void on_warning(void *ud, const char *text, int to_be_continued)
+{
+  CHECK(ud == logged && !to_be_continued);
+  snprintf(logged, sizeof logged, "%s", text);
+}
+
+static void logs_to_warnings_without_the_host(void)
+{
+  peri_runtime *runtime;
+  CHECK_INT(PERI_OK, peri_new(&runtime, NULL));
+  lua_setwarnf(peri_state(runtime), on_warning, logged);
+  CHECK_INT(PERI_OK,
+            run_code(runtime, "warn = nil\n"
+                              "require 'perilune'\n"
+                              "require 'perilune.log'.error('to whom?')\n"));
+  CHECK_TEXT("ERROR perilune: to whom?", logged);
+  peri_close(runtime);
+}
+
 static void runs_functions(void)
 {
   peri_runtime *runtime;
@@ -215,6 +234,7 @@ int main(void)
   tells_errors();
   runs_files();
   logs_to_the_host();
+  logs_to_warnings_without_the_host();
   runs_functions();
   waits_for_leftovers();
   hands_exit_to_the_host();

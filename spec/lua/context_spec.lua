@@ -165,6 +165,38 @@ describe("a context that is shared", function()
     sleeper:await()
   end)
 
+  it("can be entered again once it was left, by an error too", function()
+    local var = peri.ContextVar("spec", 0)
+    local context = peri.copy_context()
+    pcall(context.run, context, function()
+      var:set(1)
+      error "out"
+    end)
+    assert.equal(1, context:run(var.get, var))
+    assert.equal(0, var:get())
+  end)
+
+  it("tells a variable's value without being entered, or the default", function()
+    local var = peri.ContextVar "spec"
+    local context = peri.copy_context()
+    assert.equal("default", context:get(var, "default"))
+    context:run(function()
+      var:set "inside"
+      assert.equal("inside", context:get(var))
+      var:set(nil)
+    end)
+    assert.is_nil(context:get(var, "default"))
+  end)
+
+  it("is kept from one run of a Runner to the next", support.top_level(function()
+    local var = peri.ContextVar("spec", 0)
+    local runner <close> = peri.Runner()
+    runner:run(var.set, var, 1)
+    assert.equal(1, runner:run(var.get, var))
+    assert.equal(1, runner:run(peri.call(var.get, var)))
+    assert.equal(0, var:get())
+  end))
+
   it("must be a Context", function()
     local loop = peri.get_running_loop()
     raises(peri.TypeError, "context= takes a Context, not a number",

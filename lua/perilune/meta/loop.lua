@@ -169,7 +169,7 @@ function Loop:default_exception_handler(context) end
 ---
 ---Python: `loop.add_signal_handler`.
 ---@param name string|integer "SIGTERM", ..., or a number
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 function Loop:add_signal_handler(name, fn, ...) end
 
@@ -183,14 +183,15 @@ function Loop:add_signal_handler(name, fn, ...) end
 function Loop:remove_signal_handler(name) end
 
 ---Has a function called whenever a descriptor can be read. It takes the place of
----one that was set before, and is no task: it cannot wait.
+---one that was set before, and is no task: it cannot wait. It runs in a copy of the
+---current context, or in the one that a call table names.
 ---
 ---Raises RuntimeError if the loop is closed, TypeError and ValueError for what is
 ---no descriptor, OSError if the system refuses.
 ---
 ---Python: `loop.add_reader`.
 ---@param fd integer|file* a descriptor or an open file
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 function Loop:add_reader(fd, fn, ...) end
 
@@ -205,7 +206,7 @@ function Loop:remove_reader(fd) end
 ---
 ---Python: `loop.add_writer`.
 ---@param fd integer|file* a descriptor or an open file
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 function Loop:add_writer(fd, fn, ...) end
 

@@ -47,7 +47,7 @@ function perilune.Task(options) end
 ---The call of a function as a coroutine object, to be awaited or made a task.
 ---
 ---Python: `f(x)` of an `async def f`.
----@param fn function
+---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return perilune.Coroutine
 function perilune.call(fn, ...) end
