@@ -403,23 +403,26 @@ void peri__debug_swallowed(lua_State *L, peri_runtime *rt, int idx)
   say(L, rt, "warning", swallowed_text, 1);
 }
 
-/* [loop] */
-static int unclosed_loop_text(lua_State *L)
+/* [object, phrase] */
+static int unclosed_text(lua_State *L)
 {
-  luaL_tolstring(L, 1, NULL);
   peri__debug_push_source(L, peri__rt(L), 1);
-  lua_pushfstring(L, "ResourceWarning: unclosed event loop %s",
-                  lua_tostring(L, 2));
+  luaL_tolstring(L, 1, NULL);
+  lua_pushliteral(L, "ResourceWarning: ");
+  lua_pushfstring(L, lua_touserdata(L, 2), lua_tostring(L, 4));
+  lua_concat(L, 2);
   add_created(L, 3);
   return 1;
 }
 
-void peri__debug_unclosed_loop(lua_State *L, peri_runtime *rt, int idx)
+void peri__debug_unclosed(lua_State *L, peri_runtime *rt, int idx,
+                          const char *phrase)
 {
   if (!lua_checkstack(L, 8))
     return;
   lua_pushvalue(L, idx);
-  say(L, rt, "warning", unclosed_loop_text, 1);
+  lua_pushlightuserdata(L, (void *)phrase);
+  say(L, rt, "warning", unclosed_text, 2);
 }
 
 /* -- Sentries --------------------------------------------------------------------------- */

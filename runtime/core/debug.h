@@ -5,7 +5,7 @@
 #ifndef PERI_DEBUG_H
 #define PERI_DEBUG_H
 
-#include "core.h"
+#include "core/core.h"
 
 void peri__debug_open(lua_State *L, peri_runtime *rt);
 /* Another loop runs, or its mode has changed. */
@@ -45,8 +45,10 @@ void peri__debug_polled(lua_State *L, peri_runtime *rt, int64_t delay,
                         uint64_t took, size_t events);
 /* The task at idx has ended well although it was cancelled. */
 void peri__debug_swallowed(lua_State *L, peri_runtime *rt, int idx);
-/* The loop at idx goes without having been closed. */
-void peri__debug_unclosed_loop(lua_State *L, peri_runtime *rt, int idx);
+/* The object at idx, noted perhaps, is collected without having been closed: the
+ * phrase, in which %s is the object as text, says so. Never raises. */
+void peri__debug_unclosed(lua_State *L, peri_runtime *rt, int idx,
+                          const char *phrase);
 
 /* Sentries stand in what the script has to end, and report if they are collected
  * before they were released. Pushes one for what a phrase such as "TCP

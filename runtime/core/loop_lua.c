@@ -133,7 +133,7 @@ static int l_gc(lua_State *L)
   if (loop->closed)
     return 0;
   if (loop->debug)
-    peri__debug_unclosed_loop(L, rt, 1);
+    peri__debug_unclosed(L, rt, 1, "unclosed event loop %s");
   peri__push_ref(L, rt, PERI_REF_OBJECTS); /* it was taken out as garbage */
   lua_pushvalue(L, 1);
   lua_rawsetp(L, -2, loop);

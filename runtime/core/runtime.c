@@ -376,7 +376,7 @@ static void close_loop(lua_State *L, peri_runtime *rt)
   bool base = lua_rawequal(L, -1, -2);
   lua_pop(L, 1);
   if (loop->debug && !loop->closed && !base)
-    peri__debug_unclosed_loop(L, rt, lua_gettop(L));
+    peri__debug_unclosed(L, rt, lua_gettop(L), "unclosed event loop %s");
   peri__loop_close(L, rt, loop);
 }
 

@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "core/debug.h"
 #include "io/process.h"
 
 enum { UNKNOWN_CODE = 255 };
@@ -148,6 +149,8 @@ static peri_process *push_process(lua_State *L, peri_runtime *rt,
   process->pidfd = -1;
   peri__waiters_init(&process->waiters, "Process.wait", give_up);
   box->process = process;
+  if (loop->debug)
+    peri__debug_note(L, rt, -1);
   return process;
 }
 
@@ -166,14 +169,12 @@ static peri_process *check_process(lua_State *L, int idx)
   return box->process;
 }
 
-static int warn_running(lua_State *L)
+static int l_tostring(lua_State *L)
 {
-  peri__require(L, "perilune.log");
-  lua_getfield(L, -1, "warning");
-  lua_pushliteral(L, "ResourceWarning: the subprocess %d is still running");
-  lua_pushvalue(L, 1);
-  lua_call(L, 2, 0);
-  return 0;
+  process_box *box = lua_touserdata(L, 1);
+  lua_pushfstring(L, "subprocess %d",
+                  box->process != NULL ? box->process->pid : 0);
+  return 1;
 }
 
 /* The child runs on, and will be reaped. */
@@ -183,12 +184,8 @@ static int l_gc(lua_State *L)
   peri_process *process = box->process;
   if (process == NULL)
     return 0;
-  if (process->watched && !process->exited && process->io.loop->debug) {
-    lua_pushcfunction(L, warn_running);
-    lua_pushinteger(L, process->pid);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-      lua_pop(L, 1);
-  }
+  if (process->watched && !process->exited && process->io.loop->debug)
+    peri__debug_unclosed(L, process->rt, 1, "%s is still running");
   peri__process_unref(process);
   box->process = NULL;
   return 0;
@@ -530,7 +527,8 @@ static int l_lend(lua_State *L)
 
 /* -- The module ---------------------------------------------------------------------------- */
 
-static const luaL_Reg meta[] = {{"__gc", l_gc}, {NULL, NULL}};
+static const luaL_Reg meta[] = {
+    {"__gc", l_gc}, {"__tostring", l_tostring}, {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"spawn", l_spawn},
                                      {"wait", l_wait},

@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "core/debug.h"
 #include "io/server.h"
 
 typedef struct peri_server_box {
@@ -259,6 +260,8 @@ static int l_server(lua_State *L)
     box->server->most = (size_t)most;
   peri__push_ref(L, rt, PERI_REF_SERVER);
   lua_setmetatable(L, -2);
+  if (loop->debug)
+    peri__debug_note(L, rt, -1);
   return 1;
 }
 
@@ -424,6 +427,8 @@ static int l_gc(lua_State *L)
   peri_server_box *box = lua_touserdata(L, 1);
   if (box->server == NULL)
     return 0;
+  if (!box->server->closed && box->server->io.loop->debug)
+    peri__debug_unclosed(L, box->server->rt, 1, "unclosed %s");
   peri__server_close(box->server);
   box->mark = NULL;
   peri__server_unref(box->server);

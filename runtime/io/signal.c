@@ -12,6 +12,7 @@
 
 #include <sys/types.h>
 
+#include "core/debug.h"
 #include "core/signals.h"
 #include "io/io.h"
 
@@ -249,26 +250,14 @@ static int l_close(lua_State *L)
   return 0;
 }
 
-static int warn_unclosed(lua_State *L)
-{
-  peri__require(L, "perilune.log");
-  lua_getfield(L, -1, "warning");
-  lua_pushliteral(L, "ResourceWarning: a stream of signals was never closed");
-  lua_call(L, 1, 0);
-  return 0;
-}
-
 static int l_gc(lua_State *L)
 {
   signals_box *box = lua_touserdata(L, 1);
   peri_signals *signals = box->signals;
   if (signals == NULL)
     return 0;
-  if (!signals->closed && signals->io.loop->debug) {
-    lua_pushcfunction(L, warn_unclosed);
-    if (lua_pcall(L, 0, 0, 0) != LUA_OK)
-      lua_pop(L, 1);
-  }
+  if (!signals->closed && signals->io.loop->debug)
+    peri__debug_unclosed(L, peri__rt(L), 1, "unclosed stream of signals");
   close_signals(signals);
   box->signals = NULL;
   unref(signals);
@@ -316,8 +305,11 @@ static int l_stream(lua_State *L)
   box->signals = signals;
   peri__list_push(&loop->open, &signals->io.listed);
   int code = start(signals, loop->kernel->uv);
-  if (code == 0)
+  if (code == 0) {
+    if (loop->debug)
+      peri__debug_note(L, rt, -1);
     return 1;
+  }
   close_signals(signals);
   return peri__throw_os(L, rt, "sigaction", code, NULL, NULL);
 }

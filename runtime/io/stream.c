@@ -25,6 +25,7 @@
  */
 #include <string.h>
 
+#include "core/debug.h"
 #include "io/io.h"
 
 enum {
@@ -57,6 +58,8 @@ peri_stream_box *peri__stream_push_box(lua_State *L, peri_runtime *rt)
   box->stream = NULL;
   peri__push_ref(L, rt, PERI_REF_STREAM);
   lua_setmetatable(L, -2);
+  if (rt->debug)
+    peri__debug_note(L, rt, -1);
   return box;
 }
 

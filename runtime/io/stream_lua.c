@@ -6,6 +6,7 @@
 
 #include <netinet/tcp.h>
 
+#include "core/debug.h"
 #include "io/io.h"
 
 static peri_stream *boxed(lua_State *L)
@@ -92,16 +93,6 @@ static int l_scope_end(lua_State *L)
   return peri__stream_park(L, stream, &stream->closers, 0, scope_end_k);
 }
 
-static int warn_unclosed(lua_State *L)
-{
-  peri__require(L, "perilune.log");
-  lua_getfield(L, -1, "warning");
-  lua_pushliteral(L, "ResourceWarning: %s was never closed");
-  luaL_tolstring(L, 1, NULL);
-  lua_call(L, 2, 0);
-  return 0;
-}
-
 static int l_gc(lua_State *L)
 {
   peri_stream_box *box = lua_touserdata(L, 1);
@@ -109,12 +100,8 @@ static int l_gc(lua_State *L)
   if (stream == NULL)
     return 0;
   if (!(stream->flags & PERI_S_CLOSING)) {
-    if (stream->io.loop->debug) {
-      lua_pushcfunction(L, warn_unclosed);
-      lua_pushvalue(L, 1);
-      if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-        lua_pop(L, 1);
-    }
+    if (stream->io.loop->debug)
+      peri__debug_unclosed(L, stream->rt, 1, "unclosed %s");
     peri__stream_close(stream);
   }
   box->mark = NULL;

@@ -18,6 +18,18 @@ local function echo(stream)
 end
 
 describe("start_server", function()
+  it("gives a server whose loss is told in debug mode, unless it serves", function()
+    local records = support.log()
+    local loop = peri.get_running_loop()
+    loop:set_debug(true)
+    net.start_server(echo, "127.0.0.1", 0, { start_serving = false })
+    support.collect()
+    loop:set_debug(false)
+    assert.equal(1, #records)
+    assert.matches("^WARNING ResourceWarning: unclosed <Server 127.0.0.1:%d+>\n"
+      .. "created at:\n\t[^\n]*server_spec.lua:%d+: in ", records[1])
+  end)
+
   it("runs the handler in a task for each connection", function()
     local handlers = {}
     local server <close> = net.start_server(function(stream)

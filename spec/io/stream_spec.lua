@@ -658,12 +658,13 @@ describe("a stream that is collected", function()
     local _, port = client:getpeername()
     peri.get_running_loop():set_debug(true)
     local lines = support.log()
+    local line = debug.getinfo(1, "l").currentline + 1
     require "perilune.net".open_connection("127.0.0.1", port)
     support.collect()
     peri.get_running_loop():set_debug(false)
     assert.equal(1, #lines)
-    assert.equal(("WARNING ResourceWarning: <Stream TCP, 127.0.0.1:%d> was never closed"):format(port),
-      lines[1])
+    assert.matches(("^WARNING ResourceWarning: unclosed <Stream TCP, 127.0.0.1:%d>\n"
+      .. "created at:\n\t[^\n]*stream_spec.lua:%d: in "):format(port, line), lines[1])
     assert.is_false(peer:is_closing())
   end)
 end)
