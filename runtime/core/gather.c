@@ -193,6 +193,16 @@ static void push_child(lua_State *L, peri_gather *gather, int children,
     lua_pushnil(L);
 }
 
+/* For the case that the last child swallows its cancellation. */
+static void keep_message(lua_State *L, int idx, int message_idx)
+{
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  lua_setiuservalue(L, idx, PERI_UV_RESULT);
+}
+
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx)
 {
@@ -208,24 +218,21 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
   int children = lua_gettop(L);
   gather->future.flags |= PERI_F_CANCELLING;
+  bool asked = false; /* the last one */
   for (uint32_t i = 1; i <= gather->children; i++) {
     push_child(L, gather, children, i);
-    if (!lua_isnil(L, -1) &&
-        peri__future_cancel(L, rt, children + 1, message_idx))
-      any = true;
+    asked = !lua_isnil(L, -1) &&
+            peri__future_cancel(L, rt, children + 1, message_idx);
+    any = any || asked;
     lua_settop(L, children);
   }
   lua_pop(L, 1);
   rt->cancel_depth--;
   gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
-  if (any) {
+  if (any && (asked || !gather->cancel_requested))
+    keep_message(L, idx, message_idx);
+  if (any)
     gather->cancel_requested = true;
-    if (message_idx != 0)
-      lua_pushvalue(L, message_idx);
-    else
-      lua_pushnil(L);
-    lua_setiuservalue(L, idx, PERI_UV_RESULT);
-  }
   return any;
 }
 
