@@ -193,6 +193,16 @@ static void push_child(lua_State *L, peri_gather *gather, int children,
     lua_pushnil(L);
 }
 
+/* For the case that the last child swallows its cancellation. */
+static void keep_message(lua_State *L, int idx, int message_idx)
+{
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  lua_setiuservalue(L, idx, PERI_UV_RESULT);
+}
+
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx)
 {
@@ -208,24 +218,21 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
   int children = lua_gettop(L);
   gather->future.flags |= PERI_F_CANCELLING;
+  bool asked = false; /* the last one */
   for (uint32_t i = 1; i <= gather->children; i++) {
     push_child(L, gather, children, i);
-    if (!lua_isnil(L, -1) &&
-        peri__future_cancel(L, rt, children + 1, message_idx))
-      any = true;
+    asked = !lua_isnil(L, -1) &&
+            peri__future_cancel(L, rt, children + 1, message_idx);
+    any = any || asked;
     lua_settop(L, children);
   }
   lua_pop(L, 1);
   rt->cancel_depth--;
   gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
-  if (any) {
+  if (any && (asked || !gather->cancel_requested))
+    keep_message(L, idx, message_idx);
+  if (any)
     gather->cancel_requested = true;
-    if (message_idx != 0)
-      lua_pushvalue(L, message_idx);
-    else
-      lua_pushnil(L);
-    lua_setiuservalue(L, idx, PERI_UV_RESULT);
-  }
   return any;
 }
 
@@ -287,11 +294,11 @@ static peri_future *adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
     }
     lua_pop(L, 1);
   }
-  if (!peri__push_awaitable_future(L, rt, loop, LOOP, -1)) {
-    lua_pushfstring(L, "item %I of the list: awaitable expected, got %s",
-                    (LUAI_UACINT)i, luaL_typename(L, -1));
-    peri__arg_error(L, rt, PERI_ERR_TYPE, 1, lua_tostring(L, -1));
-  }
+  if (!peri__push_awaitable_future(L, rt, loop, LOOP, -1))
+    peri__throw(L, rt, PERI_ERR_TYPE,
+                "bad argument #1 to 'gather' (item %I of the list: awaitable "
+                "expected, got %s)",
+                (LUAI_UACINT)i, luaL_typename(L, -1));
   peri_future *future = lua_touserdata(L, -1);
   if (future->loop != loop)
     peri__throw(L, rt, PERI_ERR_VALUE,
@@ -399,31 +406,52 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__bare_start(L, rt, gather, 1);
 }
 
+/* [list, n, return_exceptions, loop, children, seen, gather]: hangs the gather
+ * on all that is in the list, at once: an eager task that is started for one
+ * item may end the future of an earlier one. */
+static int adopt_all(lua_State *L)
+{
+  peri_gather *gather = lua_touserdata(L, 7);
+  peri_loop *loop = gather->future.loop;
+  bool late = false;
+  for (uint32_t i = 1; i <= gather->children; i++) {
+    peri_future *future = adopt(L, loop->rt, loop, i);
+    if (future != NULL && !attach(gather, future, i))
+      late = true;
+  }
+  lua_pushboolean(L, late);
+  return 1;
+}
+
 static void gather_any(lua_State *L, peri_runtime *rt, peri_loop *loop,
                        lua_Integer n)
 {
+  enum { GATHER = 7 };
   lua_createtable(L, (int)n, 1);
   lua_newtable(L);
-  peri_future **fresh = lua_newuserdatauv(L, (size_t)n * sizeof *fresh, 0);
-  for (lua_Integer i = 1; i <= n; i++)
-    fresh[i - 1] = adopt(L, rt, loop, i);
-  peri_gather *gather =
-      gather_new(L, rt, loop, n, sizeof(peri_child)); /* at 8 */
+  peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_child));
   gather->node = (peri_child *)(gather + 1);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
-  bool late = false;
-  for (uint32_t i = 1; i <= (uint32_t)n; i++)
-    if (fresh[i - 1] != NULL && !attach(gather, fresh[i - 1], i))
-      late = true;
+  luaL_checkstack(L, GATHER + 4, NULL);
+  lua_pushcfunction(L, adopt_all);
+  for (int i = 1; i <= GATHER; i++)
+    lua_pushvalue(L, i);
+  if (lua_pcall(L, GATHER, 1, 0) != LUA_OK) {
+    int anchor = gather->anchor;
+    peri__gather_forget(L, rt, GATHER);
+    peri__unanchor(L, loop, anchor);
+    lua_error(L);
+  }
+  bool late = lua_toboolean(L, -1);
+  lua_pop(L, 1);
   lua_pushvalue(L, 5);
   for (uint32_t k = 0; late && k < gather->nodes; k++) {
     peri_child *child = &gather->node[k];
-    if (!peri__node_listed(&child->node) &&
-        child->future->state != PERI_PENDING)
-      child_done(L, rt, 8, child);
+    if (!peri__node_listed(&child->node))
+      child_done(L, rt, GATHER, child);
   }
-  lua_settop(L, 8);
+  lua_settop(L, GATHER);
 }
 
 static int l_gather(lua_State *L)
