@@ -69,6 +69,7 @@ static int connect_k(lua_State *L, int status, lua_KContext ctx)
     peri__stream_abort(stream);
     return peri__stream_throw(L, stream, "connect", stream->lost);
   }
+  peri__stream_watch(L, stream);
   return 1;
 }
 
@@ -191,8 +192,10 @@ static int l_connect_unix(lua_State *L)
   stream->flags |= PERI_S_HALF_CLOSES;
   int code =
       stream->path != NULL ? connect_unix(stream, &address, size) : UV_ENOMEM;
-  if (code == 0)
+  if (code == 0) {
+    peri__stream_watch(L, stream);
     return 1;
+  }
   peri__stream_abort(stream);
   if (code != UV_EAGAIN)
     return peri__stream_throw(L, stream, "connect", code);

@@ -6,7 +6,10 @@
 
 #include <netinet/tcp.h>
 
+#include "core/debug.h"
 #include "io/io.h"
+
+enum { SENTRY = 1 }; /* user value, if debug mode was on when it was made */
 
 static peri_stream *boxed(lua_State *L)
 {
@@ -15,15 +18,35 @@ static peri_stream *boxed(lua_State *L)
 
 /* -- Closing -------------------------------------------------------------------- */
 
+void peri__stream_watch(lua_State *L, const peri_stream *stream)
+{
+  if (peri_likely(!stream->rt->debug))
+    return;
+  lua_pushfstring(L, "stream (%s)", peri__stream_push_name(L, stream));
+  peri__debug_watch(L, stream->rt, lua_tostring(L, -1));
+  lua_setiuservalue(L, -4, SENTRY);
+  lua_pop(L, 2);
+}
+
+/* The script has closed the stream at index 1. */
+static void release(lua_State *L)
+{
+  if (lua_getiuservalue(L, 1, SENTRY) == LUA_TUSERDATA)
+    peri__debug_release(L, -1);
+  lua_pop(L, 1);
+}
+
 static int l_close(lua_State *L)
 {
   peri__stream_close(peri__stream_check(L, 1));
+  release(L);
   return 0;
 }
 
 static int l_abort(lua_State *L)
 {
   peri__stream_abort(peri__stream_check(L, 1));
+  release(L);
   return 0;
 }
 
@@ -85,21 +108,12 @@ static int l_scope_end(lua_State *L)
   if (stream == NULL)
     return 0;
   peri__stream_close(stream);
+  release(L);
   if (!lua_isnil(L, 2) || stream->flags & PERI_S_CLOSED ||
       !peri__can_wait(L, stream->rt))
     return 0;
   lua_settop(L, 1);
   return peri__stream_park(L, stream, &stream->closers, 0, scope_end_k);
-}
-
-static int warn_unclosed(lua_State *L)
-{
-  peri__require(L, "perilune.log");
-  lua_getfield(L, -1, "warning");
-  lua_pushliteral(L, "ResourceWarning: %s was never closed");
-  luaL_tolstring(L, 1, NULL);
-  lua_call(L, 2, 0);
-  return 0;
 }
 
 static int l_gc(lua_State *L)
@@ -108,15 +122,7 @@ static int l_gc(lua_State *L)
   peri_stream *stream = box->stream;
   if (stream == NULL)
     return 0;
-  if (!(stream->flags & PERI_S_CLOSING)) {
-    if (stream->io.loop->debug) {
-      lua_pushcfunction(L, warn_unclosed);
-      lua_pushvalue(L, 1);
-      if (lua_pcall(L, 1, 0, 0) != LUA_OK)
-        lua_pop(L, 1);
-    }
-    peri__stream_close(stream);
-  }
+  peri__stream_close(stream);
   box->mark = NULL;
   box->stream = NULL;
   peri__stream_unref(stream);
@@ -254,6 +260,21 @@ static int l_set_linger(lua_State *L)
   return set_option(L, stream, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
+/* set_close_timeout([seconds]): nil: none */
+static int l_set_close_timeout(lua_State *L)
+{
+  peri_stream *stream = peri__stream_check(L, 1);
+  lua_Number seconds =
+      lua_isnoneornil(L, 2) ? 0 : peri__check_number(L, stream->rt, 2);
+  if (!(seconds >= 0 && seconds <= 4000000))
+    return peri__arg_error(L, stream->rt, PERI_ERR_VALUE, 2,
+                           "not a number of seconds");
+  stream->close_timeout = (uint32_t)(seconds * 1000);
+  if (seconds > 0 && stream->close_timeout == 0)
+    stream->close_timeout = 1;
+  return 0;
+}
+
 static int set_buffer_size(lua_State *L, int option)
 {
   peri_stream *stream = peri__stream_check(L, 1);
@@ -308,6 +329,7 @@ static const luaL_Reg methods[] = {
     {"set_nodelay", l_set_nodelay},
     {"set_keepalive", l_set_keepalive},
     {"set_linger", l_set_linger},
+    {"set_close_timeout", l_set_close_timeout},
     {"set_send_buffer_size", l_set_send_buffer_size},
     {"set_receive_buffer_size", l_set_receive_buffer_size},
     {NULL, NULL}};
