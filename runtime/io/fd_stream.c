@@ -398,12 +398,19 @@ static void hold(peri_stream *stream, bool waits)
     uv_unref((uv_handle_t *)&carrier->poll);
 }
 
+static size_t written(peri_stream *stream)
+{
+  (void)stream; /* it has no close timeout */
+  return 0;
+}
+
 static const peri_stream_ops ops = {
     .read_start = read_start,
     .read_stop = read_stop,
     .try_read = try_read,
     .try_write = try_write,
     .write = write_output,
+    .written = written,
     .shutdown = shut_down,
     .close = close_carrier,
     .hold = hold,

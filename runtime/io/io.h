@@ -103,6 +103,8 @@ typedef struct peri_stream_ops {
                        unsigned count);
   /* Writes all of the output, one at a time. */
   int (*write)(peri_stream *stream, peri_output *output);
+  /* How much of the output under way has gone, as far as it is known. */
+  size_t (*written)(peri_stream *stream);
   /* Ends the output; nothing is under way. */
   int (*shutdown)(peri_stream *stream);
   void (*close)(peri_stream *stream);
@@ -159,6 +161,8 @@ struct peri_stream {
   peri_output *flying, *pending;
   size_t queued; /* bytes in both */
   size_t high, low;
+  uint32_t close_timeout;     /* milliseconds; 0: none */
+  struct peri_linger *linger; /* once it closes and has such a limit */
 
   peri_waiters readers, drainers, closers;
 
@@ -264,6 +268,13 @@ int peri__stream_throw(lua_State *L, peri_stream *stream, const char *syscall,
                        int code);
 /* Pushes what tells the stream from others in messages. */
 const char *peri__stream_push_name(lua_State *L, const peri_stream *stream);
+
+/* linger.c: a stream has been closed and has output left; input has come to it;
+ * it is closed at last. */
+typedef struct peri_linger peri_linger;
+void peri__linger_start(peri_stream *stream);
+void peri__linger_readable(peri_stream *stream);
+void peri__linger_stop(peri_stream *stream);
 
 /* For carriers, from libuv's callbacks. */
 void peri__stream_readable(peri_stream *stream);

@@ -4,6 +4,9 @@
  */
 #include <errno.h>
 #include <string.h>
+#if defined(__linux__)
+#include <malloc.h>
+#endif
 
 #include "io/io.h"
 
@@ -114,7 +117,20 @@ static int l_stream(lua_State *L)
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"stream", l_stream}, {NULL, NULL}};
+/* malloc_in_use() -> bytes; nil where that cannot be told. For the soak. */
+static int l_malloc_in_use(lua_State *L)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+  struct mallinfo2 info = mallinfo2();
+  lua_pushinteger(L, (lua_Integer)(info.uordblks + info.hblkhd));
+#else
+  lua_pushnil(L);
+#endif
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"stream", l_stream}, {"malloc_in_use", l_malloc_in_use}, {NULL, NULL}};
 
 static void add(lua_State *L, peri_runtime *rt, const luaL_Reg *list)
 {

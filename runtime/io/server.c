@@ -21,7 +21,7 @@
 
 #include "io/server.h"
 
-enum { MOST_AT_ONCE = 64, RETRY_AFTER = 1000 };
+enum { MOST_AT_ONCE = 64, RETRY_AFTER = 1000, CLOSE_TIMEOUT = 60000 };
 
 /* -- Making and freeing ------------------------------------------------------- */
 
@@ -146,6 +146,7 @@ static int make_stream(peri_listener *listener, int fd,
   /* What the client has to say may have come already. */
   stream->flags |= PERI_S_HALF_CLOSES | PERI_S_READY;
   stream->limit = server->limit;
+  stream->close_timeout = CLOSE_TIMEOUT;
   if (tcp)
     stream->peer = *peer;
   stream->server = server;

@@ -53,7 +53,7 @@ peri_stream *peri__stream_check_slowly(lua_State *L, int idx)
 
 peri_stream_box *peri__stream_push_box(lua_State *L, peri_runtime *rt)
 {
-  peri_stream_box *box = lua_newuserdatauv(L, sizeof *box, 0);
+  peri_stream_box *box = lua_newuserdatauv(L, sizeof *box, rt->debug);
   box->mark = &peri__stream_mark;
   box->stream = NULL;
   peri__push_ref(L, rt, PERI_REF_STREAM);
@@ -392,7 +392,10 @@ ssize_t peri__stream_fill(peri_stream *stream, size_t want)
 void peri__stream_readable(peri_stream *stream)
 {
   if (peri_unlikely(stream->flags & PERI_S_INPUT_OVER)) {
-    stop_reading(stream);
+    if (stream->flags & PERI_S_CLOSING)
+      peri__linger_readable(stream);
+    else
+      stop_reading(stream);
     return;
   }
   stream->flags |= PERI_S_READY;
@@ -596,6 +599,7 @@ static void begin_close(peri_stream *stream)
 static void finish_close(peri_stream *stream)
 {
   stream->flags |= PERI_S_CLOSED;
+  peri__linger_stop(stream);
   drop_pending(stream);
   if (stream->flags & PERI_S_READING)
     stream->ops->hold(stream, false);
@@ -614,6 +618,8 @@ void peri__stream_close(peri_stream *stream)
   begin_close(stream);
   if (stream->queued == 0 || stream->output_lost != 0)
     finish_close(stream);
+  else
+    peri__linger_start(stream);
 }
 
 void peri__stream_abort(peri_stream *stream)

@@ -241,6 +241,21 @@ static int l_set_linger(lua_State *L)
   return set_option(L, stream, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 
+/* set_close_timeout([seconds]): nil: none */
+static int l_set_close_timeout(lua_State *L)
+{
+  peri_stream *stream = peri__stream_check(L, 1);
+  lua_Number seconds =
+      lua_isnoneornil(L, 2) ? 0 : peri__check_number(L, stream->rt, 2);
+  if (!(seconds >= 0 && seconds <= 4000000))
+    return peri__arg_error(L, stream->rt, PERI_ERR_VALUE, 2,
+                           "not a number of seconds");
+  stream->close_timeout = (uint32_t)(seconds * 1000);
+  if (seconds > 0 && stream->close_timeout == 0)
+    stream->close_timeout = 1;
+  return 0;
+}
+
 static int set_buffer_size(lua_State *L, int option)
 {
   peri_stream *stream = peri__stream_check(L, 1);
@@ -295,6 +310,7 @@ static const luaL_Reg methods[] = {
     {"set_nodelay", l_set_nodelay},
     {"set_keepalive", l_set_keepalive},
     {"set_linger", l_set_linger},
+    {"set_close_timeout", l_set_close_timeout},
     {"set_send_buffer_size", l_set_send_buffer_size},
     {"set_receive_buffer_size", l_set_receive_buffer_size},
     {NULL, NULL}};

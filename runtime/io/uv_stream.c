@@ -89,6 +89,14 @@ static int write_output(peri_stream *stream, peri_output *output)
   return uv_write(&output->request, &stream->uv.stream, &buffer, 1, on_written);
 }
 
+static size_t written(peri_stream *stream)
+{
+  if (stream->flying == NULL)
+    return 0;
+  return stream->flying->size -
+         uv_stream_get_write_queue_size(&stream->uv.stream);
+}
+
 /* uv_shutdown would take a trip to the kernel's poll and back. */
 static int shut_down(peri_stream *stream)
 {
@@ -121,6 +129,7 @@ static const peri_stream_ops uv_ops = {
     .try_read = try_read,
     .try_write = try_write,
     .write = write_output,
+    .written = written,
     .shutdown = shut_down,
     .close = close_handle,
     .hold = hold,

@@ -596,6 +596,48 @@ describe("close", function()
   end)
 end)
 
+describe("a closed stream with output left", function()
+  -- Both ends write before they read; the client has closed.
+  it("drops what comes, so that the other end may come to read", function()
+    for _, kind in ipairs { "tcp", "unix" } do
+      local client, peer, _ <close> = pair(kind)
+      local data = ("x"):rep(8000000)
+      peer:write(data)
+      client:write(data)
+      client:close()
+      peer:drain()
+      -- All of the client's goes; then it closes, and what still comes is answered
+      -- by a reset.
+      local reader = peri.create_task(pcall, peer.readexactly, peer, #data)
+      client:wait_closed()
+      reader:await()
+    end
+  end)
+
+  it("is aborted when nothing goes for a time", function()
+    local client, peer, _ <close> = pair("unix")
+    client:set_close_timeout(0.02)
+    client:write(("x"):rep(8000000))
+    client:close()
+    for _ = 1, 10 do -- as long as something goes it lives
+      peer:readexactly(100000)
+      local wake = peri.Future()
+      require "perilune._core".call_later_real(peri.get_running_loop(), 0.01, wake.set_result, wake)
+      wake:await()
+    end
+    fails("ETIMEDOUT", client.wait_closed, client)
+    assert.is_true(#peer:read() < 7000000)
+  end)
+
+  it("has a limit of its own in a server", function()
+    local _, peer, _ <close> = pair()
+    peer:set_close_timeout()
+    peer:set_close_timeout(1e-9)
+    raises(peri.ValueError, "bad argument #1 to 'set_close_timeout' (not a number of seconds)",
+      function() peer:set_close_timeout(-1) end)
+  end)
+end)
+
 describe("a block's end", function()
   it("closes a stream, and waits until its output has gone", function()
     local client, peer, _ <close> = pair("unix")
@@ -653,7 +695,7 @@ describe("a stream that is collected", function()
     assert.is_false(peer:is_closing())
   end)
 
-  it("is told of in debug mode", function()
+  it("is told of in debug mode, with the place where it was made", function()
     local client, peer, _ <close> = pair()
     local _, port = client:getpeername()
     peri.get_running_loop():set_debug(true)

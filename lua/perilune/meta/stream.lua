@@ -163,10 +163,17 @@ function Stream:get_write_buffer_limits() end
 function Stream:get_write_buffer_size() end
 
 ---Closes the stream: no input any more, and no connection once what is queued has
----gone. Tasks that wait for input or room get an OSError ECANCELED.
+---gone, for which there may be a limit (`set_close_timeout`). Tasks that wait for
+---input or room get an OSError ECANCELED.
 ---
 ---Python: `StreamWriter.close`.
 function Stream:close() end
+
+---Sets how long a closed stream tries to get rid of its output: it is aborted when
+---nothing of it has gone for so long. Those of a server's connections have 60
+---seconds, since their handlers have ended, others no limit.
+---@param seconds? number nil: no limit
+function Stream:set_close_timeout(seconds) end
 
 ---Closes the connection now; what is queued is lost.
 ---
