@@ -7,15 +7,14 @@ local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local locks = require "perilune.locks"
 local owned = require "perilune.owned"
-local queues = require "perilune.queues"
 
 local error, pcall, setmetatable, type = error, pcall, setmetatable, type
 local create_task, ensure_future = core.create_task, core.ensure_future
-local can_wait, iscancel = core.can_wait, core.iscancel
+local iscancel = core.iscancel
 local Future = core.Future
 local is_cancelled, get_result, get_exception = Future.cancelled, Future.result, Future.exception
-local add_done_callback, remove_done_callback =
-  Future.add_done_callback, Future.remove_done_callback
+local new_crew, room, add, live = core.crew, core.crew_room, core.crew_add, core.crew_live
+local next_of = core.crew_next
 
 local combinators = {}
 
@@ -37,87 +36,13 @@ end
 
 -- Crews -------------------------------------------------------------------------
 
-local Crew = {}
-Crew.__index = Crew
+-- C has the sets of futures (crew.c), and closes them (scope.c): it lets none of
+-- them alone.
+local Crew = { __close = core.close_scope }
 
--- `places` has the place in the list of each future that runs, `ended` hands
--- out those that have ended, in their order.
-local function new_crew(what)
-  local crew = setmetatable({
-    what = what,
-    live = 0,
-    places = {},
-    ended = queues.Queue(),
-    given_up = false,
-  }, Crew)
-  function crew.on_done(future)
-    crew.live = crew.live - 1
-    crew.ended:put_nowait(future)
-    if crew.given_up then crew:report(future) end
-  end
-  return crew
-end
-
-function Crew:add(future, place)
-  self.live = self.live + 1
-  self.places[future] = place
-  add_done_callback(future, self.on_done)
-end
-
--- Waits for the next future to end.
-function Crew:next()
-  local future = self.ended:get()
-  local place = self.places[future]
-  self.places[future] = nil
-  return future, place
-end
-
--- What fails although it was only asked to end has nobody to tell it to.
-function Crew:report(future)
-  if is_cancelled(future) then return end
-  local err = get_exception(future)
-  if err == nil then return end
-  future:get_loop():call_exception_handler {
-    message = ("a task failed while %s was cancelling it"):format(self.what),
-    exception = err,
-    future = future,
-    source_traceback = core.source_traceback(future),
-  }
-end
-
--- Those that run, in the order of the list.
-function Crew:running()
-  local list, places = {}, self.places
-  for future in next, places do
-    if not future:done() then list[#list + 1] = future end
-  end
-  table.sort(list, function(a, b) return places[a] < places[b] end)
-  return list
-end
-
--- Waits until none runs. Returns the last cancellation that came meanwhile.
-local function outlast(crew)
-  local interruption
-  while crew.live > 0 do
-    local ok, err = pcall(crew.next, crew)
-    if not ok then
-      if not iscancel(err) then error(err, 0) end
-      interruption = err
-    end
-  end
-  return interruption
-end
-
-function Crew:__close(err)
-  if self.live == 0 then return end
-  self.given_up = true
-  local running = self:running()
-  for _, future in ipairs(running) do future:cancel() end
-  if not can_wait() then
-    owned.hand_over(running)
-    return
-  end
-  local interruption = outlast(self)
+-- All have ended; `interruption` is the last cancellation that came meanwhile.
+function core.finish_crew(scope, err, interruption)
+  for future in next_of, scope._crew do owned.report(scope._what, future) end
   if not interruption or iscancel(err) then return end
   if err == nil then error(interruption, 0) end
   -- The error that ends the crew comes first; the cancellation is raised again
@@ -127,17 +52,28 @@ function Crew:__close(err)
   task:cancel()
 end
 
+local function new_scope(what)
+  return setmetatable({
+    _crew = new_crew(what),
+    _what = what,
+    _closing = false,
+    _aborting = false,
+  }, Crew)
+end
+
 -- Runs `start(i)` for the places 1 to n, at most `limit` at a time, and calls
 -- `collect(future, i)` for each that has ended; what that raises ends it all.
 local function run_crew(what, n, limit, start, collect)
-  local crew <close> = new_crew(what)
+  local scope <close> = new_scope(what)
+  local crew = scope._crew
   local started = 0
   for _ = 1, n do
-    while started < n and crew.live < limit do
+    while started < n and live(crew) < limit do
+      room(crew)
       started = started + 1
-      crew:add(start(started), started)
+      add(crew, start(started), started)
     end
-    collect(crew:next())
+    collect(next_of(crew))
   end
 end
 
@@ -177,8 +113,9 @@ local function enter(crew, list, n)
     local aw = list[i]
     if type(aw) == "function" or not seen[aw] then
       count = count + 1
-      crew:add(ensure_future(aw), i)
       seen[aw] = true
+      room(crew)
+      add(crew, ensure_future(aw), i)
     end
   end
   return count
@@ -197,10 +134,10 @@ end
 function combinators.race(list)
   local n = check_list("race", 1, list)
   if n == 0 then arguments.wrong_value("race", 1, "the list is empty") end
-  local crew <close> = new_crew "race"
+  local scope <close> = new_scope "race"
   local failures = {}
-  for i = 1, enter(crew, list, n) do
-    local future = crew:next()
+  for i = 1, enter(scope._crew, list, n) do
+    local future = next_of(scope._crew)
     if not is_cancelled(future) and get_exception(future) == nil then
       return get_result(future)
     end
@@ -282,37 +219,15 @@ end
 -- as_completed ----------------------------------------------------------------------
 
 local Completion = {}
-Completion.__index = Completion
 
--- Stands for what was not done in time.
-local LATE <const> = {}
-
-function Completion:stop()
-  if self.timer then
-    self.timer:cancel()
-    self.timer = nil
-  end
-  for future in next, self.running do
-    remove_done_callback(future, self.on_done)
-  end
-  self.running = {}
-end
-
-Completion.__close = function(self, err) -- luacheck: no unused args
-  self:stop()
-end
-
-local function expire(completion)
-  completion.timer = nil
-  for _ in next, completion.running do completion.ended:put_nowait(LATE) end
-  completion:stop()
+function Completion:__close(err) -- luacheck: no unused args
+  if self.timer then self.timer:cancel() end
+  core.crew_leave(self.crew)
 end
 
 local function next_completed(completion)
-  if completion.left == 0 then return nil end
-  completion.left = completion.left - 1
-  local future = completion.ended:get()
-  if future == LATE then error(errors.TimeoutError()) end
+  local future = next_of(completion.crew)
+  if future == false then error(errors.TimeoutError()) end
   return future
 end
 
@@ -341,29 +256,10 @@ function combinators.as_completed(list, options)
   arguments.options("as_completed", 2, options, as_completed_options)
   local timeout = options and options.timeout
   arguments.seconds("as_completed", 2, timeout, true)
-  local completion = setmetatable({
-    running = {},
-    left = 0,
-    ended = queues.Queue(),
-  }, Completion)
-  function completion.on_done(future)
-    completion.running[future] = nil
-    completion.ended:put_nowait(future)
-    if completion.timer and next(completion.running) == nil then completion:stop() end
-  end
-  local seen = {}
-  for i = 1, n do
-    local aw = list[i]
-    if type(aw) == "function" or not seen[aw] then
-      local future = ensure_future(aw)
-      seen[aw] = true
-      completion.left = completion.left + 1
-      completion.running[future] = true
-      add_done_callback(future, completion.on_done)
-    end
-  end
-  if timeout and completion.left > 0 then
-    completion.timer = core.get_running_loop():call_later(timeout, expire, completion)
+  local crew = new_crew "as_completed"
+  local completion = setmetatable({ crew = crew, timer = false }, Completion)
+  if enter(crew, list, n) > 0 and timeout then
+    completion.timer = core.crew_limit(core.get_running_loop(), timeout, crew)
   end
   return next_completed, completion, nil, completion
 end

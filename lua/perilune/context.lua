@@ -102,19 +102,22 @@ function ContextVar:set(value)
   local map, entered = current()
   if value == nil then value = NIL end
   local changed = with(map, self, value)
-  if entered then
-    entered._map = changed
-  elseif current_task() then
-    context_set(changed)
-  else -- a callback: nothing else tells one from the other
-    entered = new_context(changed)
-    context_set(entered)
-  end
-  return setmetatable({
+  local token = setmetatable({
     var = self,
     _old = map and map[self],
-    _home = home(entered),
+    _home = home(entered) or false,
+    _used = false,
   }, Token)
+  -- Nothing is changed before all that needs memory is there.
+  if entered then
+    entered._map = changed
+  elseif token._home then
+    context_set(changed)
+  else -- a callback: nothing else tells one from the other
+    token._home = new_context(changed)
+    context_set(token._home)
+  end
+  return token
 end
 
 ---Gives the variable back the value it had before the `set` that made the
@@ -140,9 +143,9 @@ function ContextVar:reset(token)
   if token._home ~= home(entered) then
     arguments.wrong_value("ContextVar.reset", 1, "the token was made in another context")
   end
+  local restored = with(map, self, token._old)
   token._used = true
-  local changed = with(map, self, token._old)
-  if entered then entered._map = changed else context_set(changed) end
+  if entered then entered._map = restored else context_set(restored) end
 end
 
 local context = {}
@@ -169,13 +172,9 @@ end
 
 -- Contexts ----------------------------------------------------------------
 
--- Leaves the context: an error, a cancellation or a kill may pass by.
-local Visit = {}
-
-function Visit:__close()
-  self.context._entered = false
-  context_set(self.outer)
-end
+-- Leaves the context: an error, a cancellation or a kill may pass by, and want
+-- of memory, for which it is C.
+local Visit = { __close = core.context_leave }
 
 ---Calls a function in the context. What it sets stays in the context, and is
 ---not seen outside. The function may wait.

@@ -89,9 +89,10 @@ local function define(name, parent, second_parent)
   if second_parent then
     for ancestor in next, families[second_parent] do family[ancestor] = true end
   end
-  families[class], parents[class], by_name[name] = family, parent, class
+  families[class], parents[class] = family, parent
   setmetatable(class, Class)
   register_error(name, class, parent)
+  by_name[name] = class -- last: should memory fail, the name is still to be had
   return class
 end
 

@@ -4,12 +4,14 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local log = require "perilune.log"
 
-local pcall, rawget, tostring, type = pcall, rawget, tostring, type
+local error, pcall, rawget, tostring, type = error, pcall, rawget, tostring, type
 
--- A report must not be lost to a value that cannot be told.
+-- A report must not be lost to a value that cannot be told. (Where there is no
+-- memory C logs a line that needs none.)
 local function describe(value)
   local ok, text = pcall(tostring, value)
   if ok then return text end
+  if text == "not enough memory" then error(text, 0) end
   return ("(a %s whose __tostring fails)"):format(type(value))
 end
 

@@ -6,9 +6,9 @@ local owned = require "perilune.owned"
 
 local error, ipairs, pcall, setmetatable = error, ipairs, pcall, setmetatable
 local can_wait, create_task = core.can_wait, core.create_task
-local several, several_wait, several_release =
-  core.several, core.several_wait, core.several_release
-local call_later_real, get_running_loop = core.call_later_real, core.get_running_loop
+local several, several_wait, several_limit_real =
+  core.several, core.several_wait, core.several_limit_real
+local get_running_loop = core.get_running_loop
 local OSError = errors.OSError
 
 -- The attempts under way, and what has become of the others.
@@ -17,7 +17,7 @@ local Race = {}
 local Timer = {}
 
 function Timer:__close(err) -- luacheck: no unused args
-  self.handle:cancel()
+  if self.handle then self.handle:cancel() end
 end
 
 -- Waits until an attempt has ended, or for the delay by the real clock.
@@ -25,8 +25,8 @@ local function wait_for_one(race, delay)
   local pending = race.pending
   local first = several(pending, #pending, "FIRST_COMPLETED")
   if not delay then return several_wait(first) end
-  local handle = call_later_real(get_running_loop(), delay, several_release, first)
-  local _ <close> = setmetatable({ handle = handle }, Timer)
+  local timer <close> = setmetatable({ handle = false }, Timer)
+  timer.handle = several_limit_real(get_running_loop(), delay, first)
   several_wait(first)
 end
 

@@ -3,7 +3,8 @@
 local core = require "perilune._core"
 local arguments = require "perilune.arguments"
 
-local pcall, setmetatable, tostring, type = pcall, setmetatable, tostring, type
+local error, pcall, setmetatable, tostring, type =
+  error, pcall, setmetatable, tostring, type
 local isfuture, record_of = core.isfuture, core.inspect
 
 local inspect = {}
@@ -127,6 +128,13 @@ local function finish(record)
   return setmetatable(record, Snapshot)
 end
 
+local function check_loop(loop)
+  local ok, err = pcall(core.all_tasks, loop)
+  if ok then return end
+  if type(err) == "string" then error(err, 0) end -- not enough memory
+  arguments.wrong_type("tasks", 1, "loop or nil", loop)
+end
+
 ---A snapshot of the tasks that have not ended, in the order of their creation.
 ---What a task is and waits for costs it nothing; age, steps and CPU time are
 ---there in debug mode and after `loop:set_accounting(true)` only.
@@ -135,9 +143,7 @@ end
 ---@param loop? perilune.Loop those of all loops if not given
 ---@return perilune.TaskSnapshot[]
 function inspect.tasks(loop)
-  if loop ~= nil and not pcall(core.all_tasks, loop) then
-    arguments.wrong_type("tasks", 1, "loop or nil", loop)
-  end
+  if loop ~= nil then check_loop(loop) end
   local records = records_of(loop, true)
   for i = 1, #records do finish(records[i]) end
   return records

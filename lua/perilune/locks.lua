@@ -4,6 +4,9 @@
 -- Waiters are served in the order in which they came. Nobody barges: what was
 -- handed to a waiter that has not run yet is spoken for, and if that waiter is
 -- cancelled or killed it goes to the next one.
+--
+-- What waits, wakes and lets go is C (locks.c), which knows the fields of these
+-- objects: so it cannot fail half way for want of memory.
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
@@ -13,40 +16,44 @@ local unclosed = require "perilune.unclosed"
 local error, getmetatable, pcall, setmetatable, type =
   error, getmetatable, pcall, setmetatable, type
 local can_wait, iscancel = core.can_wait, core.iscancel
-local line, park, wake = core.line, core.line_wait, core.line_wake
-local wake_first, is_claimed, take = core.line_wake_first, core.line_claimed, core.line_take
-local RuntimeError, ValueError = errors.RuntimeError, errors.ValueError
+local line, park, wake, wake_all = core.line, core.line_wait, core.line_wake, core.line_wake_all
+local is_claimed, take, barrier_wait = core.line_claimed, core.line_take, core.barrier_wait
+local RuntimeError = errors.RuntimeError
 
 local locks = {}
 
--- An object with its line of waiters, who `give_up(object, woken)` when they
--- leave by an error.
-local function new(class, what, fields, give_up)
+-- An object with its line of waiters.
+local function new(class, what, fields)
   local object = setmetatable(fields, class)
-  object._line = line(what, object, give_up)
+  object._line = line(what, object)
   return object
 end
 
 -- What has `acquire` and `release` has guards: closables that release. Closing
 -- keeps no state, so one guard serves all of an object's scopes.
-local Guard = { __name = "Guard" }
+local Guard = { __name = "Guard", __close = core.guard_close }
 
-function Guard:__close(err) -- luacheck: no unused args
-  if self.sentry then unclosed.closed(self.sentry) end
-  self.owner:release()
+-- In debug mode each scope is told by itself.
+local WatchedGuard = { __name = "Guard" }
+
+function WatchedGuard:__close(err)
+  unclosed.closed(self.sentry)
+  core.guard_close(self, err)
 end
 
 local function guard(self, options)
-  self:acquire(options)
-  if core.debugging then -- each scope is told by itself
-    local sentry = unclosed.watch(getmetatable(self).__name .. " guard")
-    return setmetatable({ owner = self, sentry = sentry }, Guard)
+  if core.debugging then
+    local closable = setmetatable({ owner = self, sentry = false }, WatchedGuard)
+    self:acquire(options)
+    closable.sentry = unclosed.watch(getmetatable(self).__name .. " guard")
+    return closable
   end
   local closable = self._guard
   if not closable then
     closable = setmetatable({ owner = self }, Guard)
     self._guard = closable
   end
+  self:acquire(options)
   return closable
 end
 
@@ -69,14 +76,11 @@ Lock.__index = Lock
 
 -- The first waiter, once woken, stays at the head of the line until it runs: so
 -- long the lock is free, but spoken for.
-local function lock_give_up(lock)
-  if not lock._locked then wake_first(lock._line) end
-end
 
 ---Makes a lock that nobody holds.
 ---@return perilune.Lock
 function locks.Lock()
-  return new(Lock, "Lock.acquire", { _locked = false, _debts = 0 }, lock_give_up)
+  return new(Lock, "Lock.acquire", { _locked = false, _debts = 0 })
 end
 
 ---Tells whether somebody holds the lock.
@@ -111,15 +115,8 @@ end
 ---Lets go of the lock; the first waiter will have it.
 ---
 ---Raises RuntimeError if nobody holds it.
-function Lock:release()
-  if self._debts > 0 then
-    self._debts = self._debts - 1
-    return
-  end
-  if not self._locked then error(RuntimeError "the lock is not acquired") end
-  self._locked = false
-  wake_first(self._line)
-end
+---@type fun(self: perilune.Lock)
+Lock.release = core.lock_release
 
 ---Takes the lock and gives a closable that releases it:
 ---`local _ <close> = lock:guard()`. Raises and is cancelled as `acquire`.
@@ -154,8 +151,8 @@ end
 ---Sets the event and wakes all that wait for it, in their order.
 function Event:set()
   if self._set then return end
+  wake_all(self._line)
   self._set = true
-  while wake(self._line) do end
 end
 
 ---Makes the event one that is not set. Those that were woken stay so.
@@ -195,15 +192,10 @@ local function notify(condition, count)
   end
 end
 
--- The lock is taken back whatever has ended the wait, and through further
--- cancellations; the last of them is what is raised.
+-- With a lock of the script's own: that is taken back whatever has ended the
+-- wait, and through further cancellations; the last of them is what is raised.
 local function reacquire(lock)
-  -- In a coroutine that dies there is no waiting. The guards that end next
-  -- will then release what is not theirs: the lock lets one release pass.
-  if not can_wait() then
-    if lock._debts then lock._debts = lock._debts + 1 end
-    return nil
-  end
+  if not can_wait() then return nil end -- in a coroutine that dies
   local last
   while true do
     local ok, err = pcall(lock.acquire, lock)
@@ -213,8 +205,8 @@ local function reacquire(lock)
   end
 end
 
--- Closing it is coming back: with the lock, however the wait has ended. A
--- notification that came together with an error is for another waiter.
+-- Closing it is coming back, with that lock. A notification that came together
+-- with an error is for another waiter.
 local Return = {}
 
 function Return:__close(err)
@@ -230,6 +222,14 @@ local function leave_and_return(condition)
   park(condition._line)
 end
 
+local function wait_without_foreign_lock(condition)
+  condition._lock:release()
+  -- Under a pcall, so that the return is not left to whoever closes a coroutine
+  -- of the script's that dies of the error: that may be nobody.
+  local ok, err = pcall(leave_and_return, condition)
+  if not ok then error(err, 0) end
+end
+
 ---Makes a condition on a lock, or on one of its own.
 ---@param lock? perilune.Lock
 ---@return perilune.Condition
@@ -239,7 +239,10 @@ function locks.Condition(lock)
   elseif getmetatable(lock) ~= Lock and not (type(lock) == "table" and lock.acquire) then
     arguments.wrong_type("Condition", 1, "Lock or nil", lock)
   end
-  return new(Condition, "Condition.wait", { _lock = lock })
+  return new(Condition, "Condition.wait", {
+    _lock = lock,
+    _wait = getmetatable(lock) == Lock and core.condition_wait or wait_without_foreign_lock,
+  })
 end
 
 ---Tells whether somebody holds the lock.
@@ -273,14 +276,6 @@ local function require_lock(condition, action)
   end
 end
 
-local function condition_wait(condition)
-  condition._lock:release()
-  -- Under a pcall, so that the return is not left to whoever closes a coroutine
-  -- of the script's that dies of the error: that may be nobody.
-  local ok, err = pcall(leave_and_return, condition)
-  if not ok then error(err, 0) end
-end
-
 ---Lets go of the lock, waits to be notified and takes the lock again. It may
 ---return without a cause, so ask again whether what you waited for is there.
 ---
@@ -295,9 +290,9 @@ end
 function Condition:wait(options)
   require_lock(self, "wait")
   if options == nil then
-    condition_wait(self)
+    self:_wait()
   else
-    limited("Condition.wait", options, condition_wait, self)
+    limited("Condition.wait", options, self._wait, self)
   end
   return true
 end
@@ -344,7 +339,7 @@ end
 ---Wakes all that wait. See `notify`.
 function Condition:notify_all()
   require_lock(self, "notify")
-  while wake(self._line) do end
+  wake_all(self._line)
 end
 
 -- Semaphore -------------------------------------------------------------------
@@ -358,40 +353,19 @@ Semaphore.__index = Semaphore
 
 -- A permit is taken for a waiter when it is woken, not when it runs; `_woken`
 -- counts those in between, behind whom newcomers queue.
-local function semaphore_wake(semaphore)
-  if not wake(semaphore._line) then return false end
-  semaphore._value = semaphore._value - 1
-  semaphore._woken = semaphore._woken + 1
-  return true
-end
 
-local function semaphore_wake_all(semaphore)
-  while semaphore._value > 0 and semaphore_wake(semaphore) do end
-end
-
-local function semaphore_give_up(semaphore, woken)
-  if woken then
-    semaphore._woken = semaphore._woken - 1
-    semaphore._value = semaphore._value + 1
-  end
-  semaphore_wake_all(semaphore)
-end
-
-local function semaphore_wait(semaphore)
-  park(semaphore._line)
-  semaphore._woken = semaphore._woken - 1
-  semaphore_wake_all(semaphore)
-end
-
-local function new_semaphore(class, name, value)
+local function new_semaphore(class, name, value, bounded)
   if value == nil then
     value = 1
   else
     value = arguments.integer(name, 1, value)
     if value < 0 then arguments.wrong_value(name, 1, "the initial value must be >= 0") end
   end
-  return new(class, "Semaphore.acquire", { _value = value, _woken = 0, _bound = value },
-    semaphore_give_up)
+  return new(class, "Semaphore.acquire", {
+    _value = value,
+    _woken = 0,
+    _bound = bounded and value,
+  })
 end
 
 ---Makes a semaphore.
@@ -400,7 +374,7 @@ end
 ---@param value? integer how many permits there are, 1 if not given
 ---@return perilune.Semaphore
 function locks.Semaphore(value)
-  return new_semaphore(Semaphore, "Semaphore", value)
+  return new_semaphore(Semaphore, "Semaphore", value, false)
 end
 
 ---Tells whether a permit cannot be had at once.
@@ -424,18 +398,16 @@ function Semaphore:acquire(options)
     return true
   end
   if options == nil then
-    semaphore_wait(self)
+    park(self._line)
   else
-    limited("Semaphore.acquire", options, semaphore_wait, self)
+    limited("Semaphore.acquire", options, park, self._line)
   end
   return true
 end
 
 ---Gives a permit back, or adds one.
-function Semaphore:release()
-  self._value = self._value + 1
-  semaphore_wake(self)
-end
+---@type fun(self: perilune.Semaphore)
+Semaphore.release = core.semaphore_release
 
 ---Takes a permit and gives a closable that gives it back. See `Lock:guard`.
 ---@param options? { timeout: number? } seconds
@@ -456,18 +428,14 @@ BoundedSemaphore.__index = BoundedSemaphore
 ---@param value? integer how many permits there are, 1 if not given
 ---@return perilune.BoundedSemaphore
 function locks.BoundedSemaphore(value)
-  return new_semaphore(BoundedSemaphore, "BoundedSemaphore", value)
+  return new_semaphore(BoundedSemaphore, "BoundedSemaphore", value, true)
 end
 
 ---Gives a permit back.
 ---
 ---Raises ValueError if none is out.
-function BoundedSemaphore:release()
-  if self._value >= self._bound then
-    error(ValueError "the bounded semaphore was released too many times")
-  end
-  Semaphore.release(self)
-end
+---@type fun(self: perilune.BoundedSemaphore)
+BoundedSemaphore.release = core.semaphore_release
 
 -- Barrier ---------------------------------------------------------------------
 
@@ -481,38 +449,17 @@ end
 local Barrier = { __name = "Barrier" }
 
 -- The states: "filling" while tasks arrive; "draining" while they leave;
--- "resetting" while those that `reset` threw out leave; "broken".
+-- "resetting" while those that `reset` threw out leave; "broken". There are no
+-- trips between what a task does when it arrives and what it does when it
+-- leaves, so there is no lock.
+local FILLING <const>, RESETTING <const>, BROKEN <const> = "filling", "resetting", "broken"
 function Barrier.__index(barrier, key)
   if key == "parties" then return barrier._parties end
-  if key == "broken" then return barrier._state == "broken" end
+  if key == "broken" then return barrier._state == BROKEN end
   if key == "n_waiting" then
-    return barrier._state == "filling" and barrier._count or 0
+    return barrier._state == FILLING and barrier._count or 0
   end
   return Barrier[key]
-end
-
--- Those who arrive while the last round leaves wait for it to be gone.
-local function barrier_enter(barrier)
-  local condition = barrier._condition
-  while barrier._state == "draining" or barrier._state == "resetting" do
-    condition:wait()
-  end
-  if barrier._state == "broken" then
-    error(errors.BrokenBarrierError "the barrier was aborted")
-  end
-end
-
--- One of those inside; closing it is leaving. It keeps no state of its own.
-local Party = {}
-
-function Party:__close(err) -- luacheck: no unused args
-  local barrier = self.barrier
-  barrier._count = barrier._count - 1
-  if barrier._count > 0 then return end
-  if barrier._state == "resetting" or barrier._state == "draining" then
-    barrier._state = "filling"
-  end
-  while wake(barrier._condition._line) do end
 end
 
 ---Makes a barrier for a number of tasks.
@@ -525,33 +472,7 @@ function locks.Barrier(parties)
   if parties < 1 then
     arguments.wrong_value("Barrier", 1, "the number of parties must be > 0")
   end
-  local barrier = setmetatable({
-    _parties = parties,
-    _state = "filling",
-    _count = 0,
-    _condition = locks.Condition(),
-  }, Barrier)
-  barrier._party = setmetatable({ barrier = barrier }, Party)
-  return barrier
-end
-
-local function barrier_wait(barrier)
-  local condition = barrier._condition
-  local _ <close> = condition:guard()
-  barrier_enter(barrier)
-  local index = barrier._count
-  barrier._count = index + 1
-  local _ <close> = barrier._party
-  if index + 1 == barrier._parties then
-    barrier._state = "draining"
-    condition:notify_all()
-    return index
-  end
-  while barrier._state == "filling" do condition:wait() end
-  if barrier._state ~= "draining" then
-    error(errors.BrokenBarrierError "the barrier was aborted or reset")
-  end
-  return index
+  return new(Barrier, "Barrier.wait", { _parties = parties, _state = FILLING, _count = 0 })
 end
 
 ---Waits until the last of the parties has come.
@@ -584,20 +505,16 @@ end
 ---Throws out those who wait, with BrokenBarrierError, and starts anew.
 ---@async
 function Barrier:reset()
-  local condition = self._condition
-  local _ <close> = condition:guard()
-  self._state = self._count > 0 and "resetting" or "filling"
-  condition:notify_all()
+  wake_all(self._line)
+  self._state = self._count > 0 and RESETTING or FILLING
 end
 
 ---Breaks the barrier: whoever waits, or comes, gets BrokenBarrierError, until
 ---`reset`.
 ---@async
 function Barrier:abort()
-  local condition = self._condition
-  local _ <close> = condition:guard()
-  self._state = "broken"
-  condition:notify_all()
+  wake_all(self._line)
+  self._state = BROKEN
 end
 
 return locks

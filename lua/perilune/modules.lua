@@ -7,17 +7,14 @@
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 
-local error, ipairs, pairs, setmetatable, status, type =
-  error, ipairs, pairs, setmetatable, coroutine.status, type
+local error, ipairs, pairs, pcall, setmetatable, status, type =
+  error, ipairs, pairs, pcall, setmetatable, coroutine.status, type
 local create_future, current_task = core.create_future, core.current_task
+local several, several_wait = core.several, core.several_wait
 local loading = require "perilune._yieldable".loading
-local Future = core.Future
-local await, is_done, set_result = Future.await, Future.done, Future.set_result
-local add_done_callback, remove_done_callback =
-  Future.add_done_callback, Future.remove_done_callback
+local is_done = core.Future.done
 
--- Task to what it waits for: a record, by a future. An entry counts until the
--- future is done.
+-- Task to the record that it waits for; it counts until that has ended.
 local waiting = setmetatable({}, { __mode = "k" })
 
 local modules = {}
@@ -51,8 +48,8 @@ local function cycle(record, task)
       names[#names + 1] = ("'%s'"):format(first)
       return table.concat(names, " -> ")
     end
-    local wait = record.task and waiting[record.task]
-    record = wait and not is_done(wait.future) and wait.record
+    local other = record.task and waiting[record.task]
+    record = other and loading[other.name] == other and other
   end
 end
 
@@ -64,13 +61,12 @@ end
 -- resumed again does not end its record.
 local function wait_for(record, task)
   local future = create_future()
-  waiting[task] = { record = record, future = future }
+  local first = several({ future, record.task }, record.task and 2 or 1, "FIRST_COMPLETED")
   record[#record + 1] = future
-  if #record == 1 and record.task then
-    function record.on_end() modules.wake(record) end
-    add_done_callback(record.task, record.on_end)
-  end
-  await(future)
+  waiting[task] = record
+  local ok, err = pcall(several_wait, first)
+  waiting[task] = nil
+  if not ok then error(err, 0) end
 end
 
 ---Called when a module is required that is being loaded. Returns true if what
@@ -104,17 +100,6 @@ function modules.attend(record, there)
   end
   wait_for(record, task)
   return false
-end
-
----Wakes all who wait for a record, in the order of their coming: the first one
----loads the module if it is not there yet, the others then wait for him.
----@param record table
-function modules.wake(record)
-  if record.task then remove_done_callback(record.task, record.on_end) end
-  for i, future in ipairs(record) do
-    if not is_done(future) then set_result(future) end
-    record[i] = nil
-  end
 end
 
 return modules

@@ -105,6 +105,10 @@ function Heap:push(item)
   local place = #ages + 1
   local top = place
   while top > 1 and before(self, item, age, top // 2) do top = top // 2 end
+  -- Room for one more; whoever finds no memory has changed nothing, for it is
+  -- `ages` that tells how many there are.
+  self[place] = item
+  ages[place] = age
   while place > top do
     local parent = place // 2
     self[place], ages[place] = self[parent], ages[parent]

@@ -34,12 +34,12 @@ local function open(runner)
   if runner._state == "closed" then error(RuntimeError "the Runner is closed") end
   local loop = core.new_event_loop()
   if runner._clock then core.set_clock(loop, runner._clock) end
-  core.set_event_loop(loop)
   if runner._debug ~= nil then loop:set_debug(runner._debug) end
   if runner._deadlock ~= nil then core.set_deadlock(loop, runner._deadlock) end
-  runner._loop = loop
   -- The runs share one context: what one sets the next one sees.
   runner._context = context.copy_context()
+  runner._loop = loop
+  core.set_event_loop(loop)
   runner._state = "open"
 end
 
@@ -134,6 +134,14 @@ local function conclude(loop, tasks, grace)
   if loop.shutdown_default_executor then loop:shutdown_default_executor() end
 end
 
+-- Whatever comes, the loop is closed.
+local Ending = {}
+
+function Ending:__close(err) -- luacheck: no unused args
+  core.set_event_loop(nil)
+  self.loop:close()
+end
+
 ---Cancels the tasks that still run and waits for them, then closes the default
 ---executor and the loop. With `shutdown_grace` a task that has not ended so
 ---many seconds later is killed, and named in the log.
@@ -145,14 +153,9 @@ function Runner:close()
     self._state = "closed"
     return
   end
-  self._state = "closed"
   local loop = self._loop
-  local _ <close> = setmetatable({}, {
-    __close = function()
-      core.set_event_loop(nil)
-      loop:close()
-    end,
-  })
+  local _ <close> = setmetatable({ loop = loop }, Ending)
+  self._state = "closed"
   local tasks = cancel_leftovers(loop)
   if #tasks > 0 or loop.shutdown_default_executor then
     run_call(loop, core.call(conclude, loop, tasks, self._grace))

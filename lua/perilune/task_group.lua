@@ -10,19 +10,15 @@
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
-local owned = require "perilune.owned"
+require "perilune.owned"
 local unclosed = require "perilune.unclosed"
 
 local error, pcall, rawequal, select, setmetatable =
   error, pcall, rawequal, select, setmetatable
-local create_future, current_task, get_running_loop =
-  core.create_future, core.current_task, core.get_running_loop
-local can_wait, iscancel, iscoroutine, issentinel =
-  core.can_wait, core.iscancel, core.iscoroutine, core.issentinel
-local Future = core.Future
-local await, is_done, is_cancelled = Future.await, Future.done, Future.cancelled
-local get_exception, set_result = Future.exception, Future.set_result
-local add_done_callback = Future.add_done_callback
+local current_task, get_running_loop = core.current_task, core.get_running_loop
+local iscancel, iscoroutine, issentinel = core.iscancel, core.iscoroutine, core.issentinel
+local new_crew, room, add, live = core.crew, core.crew_room, core.crew_add, core.crew_live
+local cancel_all = core.crew_cancel
 local RuntimeError = errors.RuntimeError
 
 ---A group of tasks that end before its block does.
@@ -34,24 +30,9 @@ TaskGroup.__index = TaskGroup
 -- error that is just a string came from, its task can still tell.
 local failed_tasks = setmetatable({}, { __mode = "k" })
 
--- The tasks are kept in the order of creation, those that have ended too, which
--- are dropped now and then: an ended task costs nothing then.
-local SWEEP <const> = 64
-
-local function sweep(group)
-  local tasks, kept = group._tasks, {}
-  for i = 1, #tasks do
-    if not is_done(tasks[i]) then kept[#kept + 1] = tasks[i] end
-  end
-  group._tasks, group._sweep_at = kept, 2 * #kept + SWEEP
-end
-
 local function abort(group)
   group._aborting = true
-  local tasks = group._tasks
-  for i = 1, #tasks do
-    if not is_done(tasks[i]) then tasks[i]:cancel() end
-  end
+  cancel_all(group._crew)
 end
 
 local function cancel_parent(group)
@@ -59,36 +40,8 @@ local function cancel_parent(group)
   group._parent:cancel()
 end
 
--- The group has ended and raised what it had to.
-local function report_late(group, task, err)
-  group._loop:call_exception_handler {
-    message = "a task failed after the end of its task group",
-    exception = err,
-    task = task,
-    source_traceback = core.source_traceback(task),
-  }
-end
-
-local function on_task_done(group, task)
-  local live = group._live - 1
-  group._live = live
-  local waiter = group._waiter
-  if live == 0 and waiter and not is_done(waiter) then set_result(waiter) end
-  if is_cancelled(task) then return end
-  local err = get_exception(task)
-  if err == nil then return end
-  if group._state == "ended" or is_done(group._parent) then
-    report_late(group, task, err)
-    return
-  end
-  local place = #group._errors + 1
-  group._errors[place], group._failed[place] = err, task
-  if not group._aborting and not group._parent_cancelled then
-    abort(group)
-    cancel_parent(group)
-  end
-end
-
+-- What happens when a task fails (crew.c) and when the group ends (scope.c) is C,
+-- which knows these fields.
 local function new_group()
   local loop, parent = get_running_loop(), current_task()
   if not parent then
@@ -97,17 +50,16 @@ local function new_group()
   local group = setmetatable({
     _loop = loop,
     _parent = parent,
-    _state = "open",
-    _live = 0,
-    _tasks = {},
-    _sweep_at = SWEEP,
-    _errors = {},
-    _failed = {},
+    _crew = false,
+    _closing = false,
+    _ended = false,
     _aborting = false,
     _parent_cancelled = false,
+    _cancelled = false,
+    _swallow = false,
     _watch = unclosed.watch "task group",
   }, TaskGroup)
-  function group._on_done(task) on_task_done(group, task) end
+  group._crew = new_crew("end of TaskGroup", group)
   return group
 end
 
@@ -127,21 +79,15 @@ end
 ---@param ... any its arguments
 ---@return perilune.Task
 function TaskGroup:create_task(fn, ...)
-  if self._state == "ended" or self._state == "closing" and self._live == 0 then
+  local crew = self._crew
+  if self._ended or self._closing and live(crew) == 0 then
     refuse(fn, "the task group has ended")
   elseif self._aborting then
     refuse(fn, "the task group is shutting down")
   end
+  room(crew)
   local task = self._loop:create_task(fn, ...)
-  self._live = self._live + 1
-  if is_done(task) then
-    on_task_done(self, task)
-    return task
-  end
-  local tasks = self._tasks
-  tasks[#tasks + 1] = task
-  add_done_callback(task, self._on_done)
-  if #tasks >= self._sweep_at then sweep(self) end
+  add(crew, task)
   return task
 end
 
@@ -152,50 +98,13 @@ end
 ---
 ---Python: `TaskGroup.cancel` of 3.15.
 function TaskGroup:cancel()
-  if self._state == "ended" or self._aborting then return end
+  if self._ended or self._aborting then return end
   self._cancelled = true
   abort(self)
-  if self._state == "open" then cancel_parent(self) end
+  if not self._closing then cancel_parent(self) end
 end
 
-local function wait_once(group)
-  local waiter = create_future()
-  group._waiter = waiter
-  return pcall(await, waiter)
-end
-
--- In force while a group waits at its end: a kill comes through there, and no
--- pcall stops it, but the tasks are not to be left alone.
-local Vigil = {}
-
-function Vigil:__close(err) -- luacheck: no unused args
-  local group = self.group
-  if group._live == 0 then return end
-  abort(group)
-  while group._live > 0 and can_wait() do wait_once(group) end
-  if group._live > 0 then owned.hand_over(group._tasks) end
-end
-
--- Waits for all tasks, whatever comes. Returns the cancellation that told the
--- group to end, if one did.
-local function wait_for_tasks(group, cancellation)
-  if group._live == 0 then return cancellation end
-  local _ <close> = setmetatable({ group = group }, Vigil)
-  while group._live > 0 do
-    local ok, err = wait_once(group)
-    if not ok then
-      if not iscancel(err) then error(err, 0) end
-      if not group._aborting then
-        cancellation = err
-        abort(group)
-      end
-    end
-    group._waiter = nil
-  end
-  return cancellation
-end
-
-local function raise_errors(group)
+local function raise_errors(group, failures, tasks)
   -- Cancelled from outside as well: have it raised at the next wait, with the
   -- count as it was.
   local parent = group._parent
@@ -204,39 +113,33 @@ local function raise_errors(group)
     parent:cancel()
   end
   local err = errors.ExceptionGroup("unhandled errors in a TaskGroup", {
-    exceptions = group._errors,
+    exceptions = failures,
   })
-  failed_tasks[err] = group._failed
+  failed_tasks[err] = tasks
   error(err)
 end
 
-function TaskGroup:__close(err)
-  if self._state ~= "open" then return end
-  self._state = "closing"
-  if self._watch then unclosed.closed(self._watch) end
-  local cancellation
-  if iscancel(err) then cancellation = err end
-  if err ~= nil and not self._aborting then abort(self) end
-  if can_wait() then
-    cancellation = wait_for_tasks(self, cancellation)
-  elseif self._live > 0 then
-    if not self._aborting then abort(self) end
-    owned.hand_over(self._tasks)
-  end
-  self._state = "ended"
+TaskGroup.__close = core.close_scope
+
+-- All tasks have ended, whatever has come. `cancellation` is the one that told the
+-- group to end, if one did; `left` how many there are of the parent since the
+-- group has taken its own back, or -1 if it had none.
+function core.finish_group(group, err, cancellation, left)
+  if group._watch then unclosed.closed(group._watch) end
   -- A kill on its way out is not to be replaced by anything.
   if issentinel(err) then return end
-  if self._parent_cancelled and self._parent:uncancel() == 0 then
-    self._swallow = cancellation
+  if cancellation == nil and iscancel(err) then cancellation = err end
+  if left == 0 then
+    group._swallow = cancellation
     cancellation = nil
   end
-  local failures = self._errors
+  local failures, tasks = core.crew_failures(group._crew)
   if cancellation ~= nil and #failures == 0 then
     if rawequal(cancellation, err) then return end
     error(cancellation, 0)
   end
   if err ~= nil and not iscancel(err) then failures[#failures + 1] = err end
-  if #failures > 0 then raise_errors(self) end
+  if #failures > 0 then raise_errors(group, failures, tasks) end
 end
 
 local function run(group, fn, ...)
@@ -248,7 +151,7 @@ local function settle(group, ok, ...)
   if ok then return ... end
   local err = ...
   -- Only what `cancel` of this very group has caused is swallowed.
-  if group._cancelled and group._swallow ~= nil and rawequal(err, group._swallow) then return end
+  if group._cancelled and group._swallow and rawequal(err, group._swallow) then return end
   error(err, 0)
 end
 

@@ -9,12 +9,12 @@ local timeouts = require "perilune.timeouts"
 
 local error, pcall, select, setmetatable, type, unpack =
   error, pcall, select, setmetatable, type, table.unpack
-local create_future, ensure_future = core.create_future, core.ensure_future
+local create_future, ensure_future, follow =
+  core.create_future, core.ensure_future, core.follow
 local get_running_loop, iscancel = core.get_running_loop, core.iscancel
 local Future = core.Future
 local is_done, is_cancelled = Future.done, Future.cancelled
 local get_result, get_exception = Future.result, Future.exception
-local set_result, set_exception = Future.set_result, Future.set_exception
 local add_done_callback, remove_done_callback =
   Future.add_done_callback, Future.remove_done_callback
 
@@ -65,7 +65,7 @@ end
 local Limit = {}
 
 function Limit:__close(err) -- luacheck: no unused args
-  self.timer:cancel()
+  if self.timer then self.timer:cancel() end
 end
 
 local wait_options <const> = { timeout = true, return_when = true }
@@ -102,9 +102,8 @@ function tasks.wait(list, options)
   end
   local several = core.several(list, n, return_when)
   if timeout == nil then return core.several_wait(several) end
-  local _ <close> = setmetatable({
-    timer = get_running_loop():call_later(timeout, core.several_release, several),
-  }, Limit)
+  local limit <close> = setmetatable({ timer = false }, Limit)
+  limit.timer = core.several_limit(get_running_loop(), timeout, several)
   return core.several_wait(several)
 end
 
@@ -172,26 +171,10 @@ function tasks.shield(aw)
   local inner = ensure_future(awaitable(aw))
   if is_done(inner) then return inner end
   local outer = create_future(inner:get_loop())
-
-  local function on_inner_done()
-    if is_done(outer) then
-      if not is_cancelled(inner) then get_exception(inner) end
-    elseif is_cancelled(inner) then
-      outer:cancel()
-    else
-      local err = get_exception(inner)
-      if err ~= nil then
-        set_exception(outer, err)
-      else
-        set_result(outer, get_result(inner))
-      end
-    end
-  end
-
-  add_done_callback(inner, on_inner_done)
+  follow(inner, outer)
   add_done_callback(outer, function()
     if is_done(inner) then return end
-    remove_done_callback(inner, on_inner_done)
+    remove_done_callback(inner, outer)
     -- One report is enough, however many shields were given up.
     remove_done_callback(inner, report_shielded)
     add_done_callback(inner, report_shielded)
@@ -275,28 +258,11 @@ function tasks.to_thread(fn, ...)
   return core.await(get_running_loop():run_in_executor(nil, fn, ...))
 end
 
-local function follow(task, future)
+-- What this raises is the future's error.
+local function start_posted(future, loop, fn, ...)
   if is_done(future) then return end
-  if is_cancelled(task) then
-    future:cancel()
-    return
-  end
-  local err = get_exception(task)
-  if err ~= nil then
-    set_exception(future, err)
-  else
-    set_result(future, get_result(task))
-  end
-end
-
-local function start_posted(loop, future, fn, ...)
-  if is_done(future) then return end
-  local ok, task = pcall(loop.create_task, loop, fn, ...)
-  if not ok then
-    set_exception(future, task)
-    return
-  end
-  add_done_callback(task, function() follow(task, future) end)
+  local task = loop:create_task(fn, ...)
+  follow(task, future)
   add_done_callback(future, function()
     if is_cancelled(future) then task:cancel() end
   end)
@@ -305,7 +271,7 @@ end
 -- Described in meta/loop.lua, as the loop's other methods.
 function core.Loop:run_coroutine_threadsafe(fn, ...)
   local future = create_future(self)
-  self:call_soon_threadsafe(start_posted, self, future, fn, ...)
+  core.call_answering(self, start_posted, future, self, fn, ...)
   return future
 end
 

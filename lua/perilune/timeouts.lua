@@ -22,10 +22,9 @@ local RuntimeError, TimeoutError = errors.RuntimeError, errors.TimeoutError
 local Timeout = { __name = "Timeout" }
 Timeout.__index = Timeout
 
-local function expire(scope)
-  scope._task:cancel()
-  scope._state = "expiring"
-end
+-- When the deadline comes C cancels `_task` and sets `_state` to "expiring".
+local expire_soon, expire_later, expire_at =
+  core.expire_soon, core.expire_later, core.expire_at
 
 local function new_scope(name)
   local task = current_task()
@@ -45,19 +44,16 @@ local function new_scope(name)
   }, Timeout)
 end
 
--- A scope that ends after a delay. One that is late already is interrupted in
--- the next round, even in a sleep(0).
-local function begin(name, delay)
-  arguments.seconds(name, 1, delay, true)
-  local scope = new_scope(name)
-  if delay == nil then return scope end
+-- The scope ends after a delay. One that is late already is interrupted in the
+-- next round, even in a sleep(0).
+local function set_delay(scope, delay)
+  if delay == nil then return end
   local loop = get_running_loop()
   if delay > 0 then
-    scope._timer = loop:call_later(delay, expire, scope)
+    scope._timer = expire_later(loop, delay, scope)
   else
-    scope._timer, scope._when = loop:call_soon(expire, scope), loop:time() + delay
+    scope._timer, scope._when = expire_soon(loop, scope), loop:time() + delay
   end
-  return scope
 end
 
 local function set_deadline(scope, when)
@@ -68,9 +64,9 @@ local function set_deadline(scope, when)
   end
   local loop = get_running_loop()
   if when <= loop:time() then
-    scope._timer = loop:call_soon(expire, scope)
+    scope._timer = expire_soon(loop, scope)
   else
-    scope._timer = loop:call_at(when, expire, scope)
+    scope._timer = expire_at(loop, when, scope)
   end
 end
 
@@ -116,8 +112,10 @@ function Timeout:__close(err)
   end
 end
 
-local function run(scope, fn, ...)
+-- Calls the function in the scope, whose time begins now that it will be closed.
+local function run(scope, set, time, fn, ...)
   local _ <close> = scope
+  set(scope, time)
   return arguments.invoke(scope._name, 2, fn, ...)
 end
 
@@ -139,9 +137,11 @@ local timeouts = {}
 ---@return perilune.Timeout|any ...
 ---@async
 function timeouts.timeout(delay, fn, ...)
-  local scope = begin("timeout", delay)
-  if fn == nil then return scope end
-  return run(scope, fn, ...)
+  arguments.seconds("timeout", 1, delay, true)
+  local scope = new_scope "timeout"
+  if fn ~= nil then return run(scope, set_delay, delay, fn, ...) end
+  set_delay(scope, delay)
+  return scope
 end
 
 ---Limits the time until the end of the block, or of the call, to a point in
@@ -156,9 +156,15 @@ end
 function timeouts.timeout_at(when, fn, ...)
   arguments.seconds("timeout_at", 1, when, true)
   local scope = new_scope "timeout_at"
+  if fn ~= nil then return run(scope, set_deadline, when, fn, ...) end
   set_deadline(scope, when)
-  if fn == nil then return scope end
-  return run(scope, fn, ...)
+  return scope
+end
+
+local function set_real_delay(scope, delay)
+  local loop = get_running_loop()
+  scope._timer = delay > 0 and core.expire_later_real(loop, delay, scope)
+    or expire_soon(loop, scope)
 end
 
 ---`method(...)` within the time that the options allow, by the real clock, since
@@ -168,11 +174,7 @@ end
 function timeouts.limited(name, position, options, method, ...)
   local seconds = arguments.timeout(name, position, options)
   if seconds == nil then return method(...) end
-  local scope = new_scope(name)
-  local loop = get_running_loop()
-  scope._timer = seconds > 0 and core.call_later_real(loop, seconds, expire, scope)
-    or loop:call_soon(expire, scope)
-  return run(scope, method, ...)
+  return run(new_scope(name), set_real_delay, seconds, method, ...)
 end
 
 local function settle(scope, ok, ...)
@@ -198,8 +200,9 @@ function timeouts.move_on_after(delay, fn, ...)
   if not arguments.callable(fn) and not arguments.plain(fn) then
     arguments.wrong_type("move_on_after", 2, "function", fn)
   end
-  local scope = begin("move_on_after", delay)
-  return settle(scope, pcall(run, scope, fn, ...))
+  arguments.seconds("move_on_after", 1, delay, true)
+  local scope = new_scope "move_on_after"
+  return settle(scope, pcall(run, scope, set_delay, delay, fn, ...))
 end
 
 return timeouts

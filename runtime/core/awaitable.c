@@ -72,7 +72,7 @@ int peri__coroutine_take(lua_State *L, peri_runtime *rt, int idx)
   int n = object->values;
   if (n == 0)
     throw_reuse(L, rt);
-  luaL_checkstack(L, n + 2, NULL);
+  peri__check_stack(L, n + 2);
   for (int i = 1; i <= n; i++)
     lua_getiuservalue(L, idx, i);
   object->values = 0;

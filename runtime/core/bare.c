@@ -178,6 +178,9 @@ static void redirect(peri_runtime *rt, peri_task *task, peri_task *moved)
 static void replace_argument(lua_State *L, peri_task *task)
 {
   lua_State *co = task->co;
+  lua_Debug ar;
+  if (task->flags & PERI_T_STARTED && !lua_getstack(co, 0, &ar))
+    return; /* its root could not even be called */
   lua_checkstack(co, 2);
   lua_pushvalue(L, -1);
   if (co != L)
@@ -186,14 +189,13 @@ static void replace_argument(lua_State *L, peri_task *task)
     lua_replace(co, 2);
     return;
   }
-  lua_Debug ar;
   lua_getstack(co, peri__last_level(co), &ar);
   lua_setlocal(co, &ar, PERI_ROOT_TASK);
 }
 
 void peri__task_promote(lua_State *L, peri_runtime *rt, peri_task *task)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri_slot *slot = slot_of(task);
   peri_gather *gather = gather_of(slot);
   peri_task *moved = lua_newuserdatauv(L, sizeof *moved, 4);

@@ -96,6 +96,20 @@ static int l_context_set(lua_State *L)
   return 0;
 }
 
+/* context_leave({context=, outer=}): a __close (context.lua). It is quick to call,
+ * for it must not fail for want of memory. */
+static int l_context_leave(lua_State *L)
+{
+  lua_settop(L, 1);
+  lua_getfield(L, 1, "context");
+  lua_pushliteral(L, "_entered");
+  lua_pushboolean(L, false);
+  lua_rawset(L, 2);
+  lua_getfield(L, 1, "outer");
+  lua_replace(L, 1);
+  return l_context_set(L);
+}
+
 /* task_context(task, [context]) -> the task's, which the argument replaces */
 static int l_task_context(lua_State *L)
 {
@@ -114,6 +128,7 @@ static int l_task_context(lua_State *L)
 
 static const luaL_Reg functions[] = {{"context_get", l_context_get},
                                      {"context_set", l_context_set},
+                                     {"context_leave", l_context_leave},
                                      {"task_context", l_task_context},
                                      {NULL, NULL}};
 

@@ -5,10 +5,11 @@
  * The parts, from the bottom up:
  *   list.h       intrusive lists: every queue of the runtime is one
  *   timer.c      timers of one clock; clock.c, the clocks themselves
- *   future.c     a result to come; gather.c, one made of many (bare.c, of
+ *   future.c     a result to come; link.c, what is to be done then; gather.c, one made of many (bare.c, of
  *                functions); several.c, the wait for many
  *   task.c       a coroutine that is driven by a loop
- *   waiters.c    lines of tasks that wait for their turn; queue.c, queues
+ *   waiters.c    lines of tasks that wait for their turn; queue.c and locks.c,
+ *                what they wait for
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
  *   loop.c       ready queue, rounds, runs; post.c, what other threads send
  *   deadlock.c   loops that would block for ever; cycle.c, tasks that do
@@ -76,6 +77,7 @@ typedef struct peri_run_record peri_run_record;
   X(TYPE, "TypeError")                                                         \
   X(RUNTIME, "RuntimeError")                                                   \
   X(NOT_IMPLEMENTED, "NotImplementedError")                                    \
+  X(BROKEN_BARRIER, "BrokenBarrierError")                                      \
   X(QUEUE_EMPTY, "QueueEmpty")                                                 \
   X(QUEUE_FULL, "QueueFull")                                                   \
   X(QUEUE_SHUT_DOWN, "QueueShutDown")                                          \
@@ -173,7 +175,6 @@ enum {
   PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
   PERI_F_CANCELLING = 1 << 4,  /* a gather whose children are being cancelled */
-  PERI_F_NO_MEMORY = 1 << 3,   /* failed so, outside every pcall */
   PERI_F_MARKED = 1 << 5,      /* for the length of a C function */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
 };
@@ -343,6 +344,7 @@ struct peri_run_record {
   peri_future *goal; /* NULL: for ever */
   peri_task *waiter; /* the top-level task that waits for this run, or NULL */
   bool ended;
+  bool no_memory;      /* that ends it: it could not even tell a deadlock */
   uint8_t deadlocks;   /* > 0: the goal is a stand-in (deadlock.c) */
   peri_sentinel abort; /* what ended it early */
 };
@@ -368,6 +370,7 @@ struct peri_run_record {
   X(UNSEEN)                                                                    \
   X(WATCHER)                                                                   \
   X(LINE)                                                                      \
+  X(CREW)                                                                      \
   X(SEVERAL)                                                                   \
   X(QUEUES) /* weak: class and maxsize to metatable */                         \
   X(SCOPE)                                                                     \
@@ -396,6 +399,7 @@ struct peri_run_record {
   X(BASE)      /* the host's loop, or false */                                 \
   X(MAIN)      /* the host's main task */                                      \
   X(GOAL)      /* what the host's run is for */                                \
+  X(DYING)     /* a loop whose finaliser closes it */                          \
   X(CLOSERS)   /* peri__at_close: userdata */                                  \
   X(REQUIRE)   /* the require that may wait, once it was needed */
 
@@ -428,6 +432,7 @@ struct peri_runtime {
   lua_State *closing;   /* the innermost coroutine being closed */
   int close_depth;
   peri_run_record *run; /* the innermost run; NULL: no loop runs */
+  peri_loop *dying;     /* the innermost that is closed as garbage, or NULL */
   int drive_depth;      /* turns on the C stack */
   int inner_status;     /* how the coroutine below ended (task.c) */
 
@@ -437,14 +442,15 @@ struct peri_runtime {
   uint64_t next_id;
   uint64_t carrier; /* of an error's trace (trace.c) */
   int cancel_depth; /* gathers in gathers */
-  bool cancel_too_deep;
+  bool cancel_too_deep, cancel_lacks_memory; /* not all could be cancelled */
   atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
   const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
-      *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several;
+      *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
+      *meta_crew;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
@@ -472,7 +478,8 @@ struct peri_runtime {
   peri_run_record main;
   peri_main_phase main_phase;
   int main_status;
-  char *error; /* text of the last failure */
+  char *error;     /* text of the last failure */
+  bool error_lost; /* there was no memory for it */
 
   peri_options options;
   bool owns_state, closed;
@@ -505,6 +512,15 @@ static inline void peri__push_ref(lua_State *L, peri_runtime *rt, int ref)
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->ref[ref]);
 }
 
+/* Whether a place has been filled. */
+static inline bool peri__has_ref(lua_State *L, peri_runtime *rt, int ref)
+{
+  peri__push_ref(L, rt, ref);
+  bool has = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return has;
+}
+
 /* The runtime of a state of our own: quicker, since it stands in front of the
  * lua_State. In a host's state that place is the host's. */
 static inline peri_runtime *peri__own_rt(lua_State *L)
@@ -516,8 +532,23 @@ static inline peri_runtime *peri__own_rt(lua_State *L)
 void peri__check_failed(const char *condition, const char *file, int line);
 void *peri__realloc(peri_runtime *rt, void *block, size_t old_size,
                     size_t new_size);
+/* Raises what Lua raises when it finds no memory. Whoever finds none for itself
+ * collects first (lua_gc), as Lua does, tries again, and then raises; finalisers
+ * have run in between. */
+int peri__no_memory(lua_State *L);
+bool peri__is_no_memory(lua_State *L, int idx);
+/* luaL_checkstack, which calls a want of memory a stack overflow. */
+void peri__no_room(lua_State *L, int n);
+/* After lua_checkstack of another coroutine: raises in L if it was for want of
+ * memory, returns if that would be too much in any case. */
+void peri__no_room_in(lua_State *L, lua_State *co, int n);
+static inline void peri__check_stack(lua_State *L, int n)
+{
+  if (peri_unlikely(!lua_checkstack(L, n)))
+    peri__no_room(L, n);
+}
 void peri__register(lua_State *L, peri_runtime *rt, const luaL_Reg *functions);
-/* Pops a value into a place of the registry. */
+/* Pops a value into a place of the registry. Needs no memory. */
 void peri__set_ref(lua_State *L, peri_runtime *rt, int ref);
 /* A new metatable at the given place, with methods under __index; leaves it on
  * the stack and returns its address. */
@@ -581,6 +612,10 @@ void peri__push_sentinel_message(lua_State *L, peri_runtime *rt,
 /* Reports to the loop's exception handler: the context table is on top of the
  * stack and is popped. Never raises. */
 void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* The same, with the context table that build makes of the nargs values on top
+ * of the stack (popped). Without memory for it what is logged. */
+void peri__report_built(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                        lua_CFunction build, int nargs, const char *what);
 /* The same for an error on top of the stack (popped). */
 void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
                         const char *message);
@@ -689,6 +724,10 @@ peri_future *peri__future_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
 /* The value(s) on top of the stack become the result of the pending future at
  * idx, and are popped. */
 void peri__future_resolve(lua_State *L, peri_runtime *rt, int idx, int n);
+/* The same in two steps, of which only the first needs memory. n values (> 1)
+ * become a table; idx is no relative index. */
+void peri__future_pack(lua_State *L, int n);
+void peri__future_resolve_packed(lua_State *L, int idx, int n);
 void peri__future_reject(lua_State *L, peri_runtime *rt, int idx);
 /* Ends the pending future at idx as cancelled; the message or error object on
  * top of the stack is popped. */
@@ -705,7 +744,22 @@ bool peri__future_cancel_checked(lua_State *L, peri_runtime *rt, int idx,
 int peri__future_return(lua_State *L, peri_runtime *rt, int idx);
 /* Pushes the error of a failed or cancelled future at idx. */
 void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx);
+/* The trace of the failed future at idx goes with its error, which is at another
+ * index, to whoever raises that next, or fails with it. */
+void peri__future_carry_trace(lua_State *L, peri_runtime *rt, int idx,
+                              int error);
+/* The error of the done future at idx has been seen, or is not wanted. */
+void peri__future_retrieved(lua_State *L, int idx);
 void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
+
+/* link.c */
+void peri__link_open(lua_State *L, peri_runtime *rt);
+int peri__add_done_callback(lua_State *L); /* methods of futures */
+int peri__remove_done_callback(lua_State *L);
+/* Anchors the links of the done future at idx, and gives it to them. */
+void peri__links_anchor(lua_State *L, peri_future *future, int idx);
+/* The link will not be called. */
+void peri__link_drop(peri_node *node);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
 /* Pushes the callback of a link, and nil; returns what it is, as text. */
 const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node);
@@ -773,10 +827,21 @@ void peri__task_stepped(lua_State *L, peri_runtime *rt, peri_task *task,
                         int status);
 bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
                        int message_idx);
+/* Takes one cancellation back; how many are left. */
+static inline uint32_t peri__task_uncancel(peri_task *task)
+{
+  if (task->cancels > 0 && --task->cancels == 0)
+    task->flags &= (uint16_t) ~(PERI_T_MUST_CANCEL | PERI_T_ASKED);
+  return task->cancels;
+}
 void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
                      peri_sentinel why);
 /* Ends a task where it stands: its coroutines are closed, innermost first. */
 void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
+/* Sees to it that the task is an ordinary one. False: out of memory, and it is
+ * a bare one still, which peri__task_drop can end. */
+bool peri__task_make_plain(lua_State *L, peri_runtime *rt, peri_task *task);
+void peri__task_drop(lua_State *L, peri_runtime *rt, peri_task *task);
 /* After an error threw the driver out of a round: tasks that stood in no queue
  * then are ended, or put back. */
 void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
@@ -860,13 +925,15 @@ void peri__wait_open(lua_State *L, peri_runtime *rt);
 /* waiters.c: a line of tasks that wait for their turn */
 typedef struct peri_waiters peri_waiters;
 /* Passes on the turn of a task that leaves the line by an error; woken: it had
- * come. The object that owns the line is at idx. Does not wait. */
+ * come. The object that owns the line is at idx. Neither waits nor raises. */
 typedef void (*peri_give_up_cb)(lua_State *L, peri_runtime *rt,
                                 peri_waiters *line, int idx, bool woken);
 struct peri_waiters {
   peri_list turns;  /* of tasks, the longest wait first */
   const char *what; /* names the wait; static */
   peri_give_up_cb give_up;
+  /* The coroutine in whose function a task waits is closed; or NULL. */
+  void (*abandoned)(lua_State *co, bool woken);
 };
 void peri__waiters_init(peri_waiters *line, const char *what,
                         peri_give_up_cb give_up);
@@ -877,27 +944,41 @@ static inline bool peri__waiters_empty(const peri_waiters *line)
 /* Wakes the first task that is not on its way out, and takes it out of the
  * line. False: there is none. */
 bool peri__waiters_wake(peri_waiters *line);
+void peri__waiters_wake_all(peri_waiters *line);
+/* The turn of the first task comes, which stays first until it runs; nothing if
+ * it has come already, or if that task is on its way out. */
+void peri__waiters_wake_first(peri_waiters *line);
+/* Whether a task stands there that is not on its way out. */
+bool peri__waiters_claimed(const peri_waiters *line);
 /* Puts the running task at the end of the line, whose owner is at index 1 of
  * the function that is to peri__park next. */
 void peri__waiters_park(lua_State *L, peri_runtime *rt, peri_waiters *line);
+/* The same where it is known that the task can wait: never raises. */
+void peri__waiters_stay(peri_task *task, peri_waiters *line);
 /* First thing in the continuation: returns when the turn has come, else passes
  * it on and raises. */
 void peri__waiters_unpark(lua_State *L, peri_runtime *rt);
+/* The same but for the raising: false, and the outcome is the caller's. */
+bool peri__waiters_leave(lua_State *L, peri_runtime *rt);
 /* A task that may stand in a line is about to be closed where it stands. */
 void peri__waiters_abandon(lua_State *L, peri_runtime *rt, peri_task *task);
-void peri__waiters_open(lua_State *L, peri_runtime *rt);
+
+/* locks.c */
+void peri__locks_open(lua_State *L, peri_runtime *rt);
 
 /* queue.c */
 void peri__queue_open(lua_State *L, peri_runtime *rt);
 
 /* coroutine.c */
 void peri__coroutine_open(lua_State *L, peri_runtime *rt, unsigned patch);
-peri_frames *peri__frames_reserve(lua_State *L, peri_runtime *rt);
 /* The lowest level that lua_getstack knows; co must have one. */
 int peri__last_level(lua_State *co);
 /* The task that waits inside a coroutine of the script's, or NULL. */
 peri_task *peri__task_in(peri_runtime *rt, lua_State *co);
+/* Returns a Lua status; an error is on top of co then. PERI_TOO_DEEP: it is not
+ * closed, since coroutines close each other without end. */
 int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co);
+enum { PERI_TOO_DEEP = -1 };
 int peri__xpcall(lua_State *L); /* ours for Lua's */
 /* Raises the message on top as luaL_error would, and that of want of memory,
  * which some pcall has caught, as it is. */
@@ -927,6 +1008,12 @@ int peri__coroutine_mark(lua_State *L, int idx, bool mark);
 /* Whether the coroutine object at idx was awaited, or closed. */
 bool peri__coroutine_taken(lua_State *L, int idx);
 
+/* crew.c: futures whose endings a scope has a share in */
+void peri__crew_open(lua_State *L, peri_runtime *rt);
+void peri__crew_member(lua_State *L, peri_runtime *rt, peri_node *node);
+/* The loop of the crew at idx, if it is one, closes. */
+void peri__crew_forget(lua_State *L, peri_runtime *rt, int idx);
+
 /* handle.c: call_soon, call_later, call_at */
 void peri__handle_open(lua_State *L, peri_runtime *rt);
 void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node);
@@ -935,6 +1022,12 @@ const char *peri__handle_push(lua_State *L, peri_runtime *rt, peri_node *node);
 /* Its timer has fired. */
 void peri__handle_due(peri_node *node);
 void peri__handle_drop(lua_State *L, peri_runtime *rt, peri_node *node);
+/* What is called with its one argument on top of the stack, and needs no memory:
+ * a deadline must not be lost for want of it. */
+typedef void (*peri_native_cb)(lua_State *L, peri_runtime *rt);
+/* [loop, seconds, argument] -> handle; raises as call_later */
+int peri__call_later_native(lua_State *L, peri_native_cb native);
+int peri__call_later_real_native(lua_State *L, peri_native_cb native);
 /* Cancels the handle at idx, if it is one. */
 void peri__handle_forget(lua_State *L, peri_runtime *rt, int idx);
 /* What is to be called stands from fn on: a function and its arguments, or a
@@ -967,14 +1060,22 @@ static inline void peri__loop_ready(peri_loop *loop, peri_node *node)
   peri__list_push(&loop->ready, node);
 }
 void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* loop_close.c */
 void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Ends the loop's tasks where they stand, and reports them. Never raises. */
+void peri__loop_end_tasks(lua_State *L, peri_runtime *rt, peri_loop *loop);
 uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
+/* Closes what the loop has of the kernel, if it has any. */
+void peri__kernel_free(peri_runtime *rt, peri_loop *loop);
 /* Runs. */
 void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run);
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run);
 int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run);
 void peri__runs_stop(peri_runtime *rt, const peri_run_record *through);
 void peri__run_abandon(lua_State *L, peri_runtime *rt);
+/* Stack that a driver sees to, so that a round need not ask: what it does
+ * itself has room in it, and the rest is called protected. */
+enum { PERI_ROOM = 60 };
 /* One round of the innermost run; with block, which also waits for something to
  * do, it may be several. */
 void peri__turn(lua_State *L, peri_runtime *rt, bool block);

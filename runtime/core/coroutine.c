@@ -22,28 +22,39 @@ enum { CLOSE_DEPTH = 150 };
 
 /* -- The way down ------------------------------------------------------------------ */
 
-peri_frames *peri__frames_reserve(lua_State *L, peri_runtime *rt)
+/* False: out of memory. */
+static bool reserve_frame(peri_runtime *rt)
 {
   peri_frames *frames = rt->task != NULL ? rt->frames : &rt->no_task;
   if (peri_unlikely(frames == NULL)) {
     frames = peri__realloc(rt, NULL, 0, sizeof *frames);
     if (frames == NULL)
-      luaL_error(L, "not enough memory");
+      return false;
     *frames = (peri_frames){0};
     rt->frames = rt->task->frames = frames;
   }
-  if (peri_unlikely(frames->n == frames->capacity)) {
-    int capacity = frames->capacity ? 2 * frames->capacity : 4;
-    size_t unit = sizeof *frames->v;
-    peri_frame *v =
-        peri__realloc(rt, frames->v, (size_t)frames->capacity * unit,
-                      (size_t)capacity * unit);
-    if (v == NULL)
-      luaL_error(L, "not enough memory");
-    frames->v = v;
-    frames->capacity = capacity;
-  }
-  return frames;
+  if (peri_likely(frames->n < frames->capacity))
+    return true;
+  int capacity = frames->capacity ? 2 * frames->capacity : 4;
+  size_t unit = sizeof *frames->v;
+  peri_frame *v = peri__realloc(rt, frames->v, (size_t)frames->capacity * unit,
+                                (size_t)capacity * unit);
+  if (v == NULL)
+    return false;
+  frames->v = v;
+  frames->capacity = capacity;
+  return true;
+}
+
+/* Room for one more frame of the code that runs, so that descend needs no
+ * memory: nothing has been done then that would have to be undone. */
+static void reserve(lua_State *L, peri_runtime *rt)
+{
+  if (peri_likely(reserve_frame(rt)))
+    return;
+  lua_gc(L, LUA_GCCOLLECT);
+  if (!reserve_frame(rt))
+    peri__no_memory(L);
 }
 
 peri_task *peri__task_in(peri_runtime *rt, lua_State *co)
@@ -63,10 +74,11 @@ peri_task *peri__task_in(peri_runtime *rt, lua_State *co)
  * waits, and so must we; FAILED, an error on its stack. */
 enum { PARKED = -1, FAILED = -2 };
 
+/* There is room for the frame. */
 static int descend(lua_State *L, peri_runtime *rt, lua_State *co, int nargs)
 {
   lua_State *previous = rt->current;
-  peri_frames *frames = peri__frames_reserve(L, rt);
+  peri_frames *frames = rt->task != NULL ? rt->frames : &rt->no_task;
   frames->v[frames->n++] = (peri_frame){co, L, previous};
   rt->current = previous == L && lua_isyieldable(L) ? co : NULL;
   int n;
@@ -170,6 +182,7 @@ static int l_resume(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   lua_State *co = check_coroutine(L);
   int nargs = lua_gettop(L) - 1;
+  reserve(L, rt);
   if (peri_unlikely(push_refusal(L, rt, co, nargs))) {
     lua_pushboolean(L, false);
     lua_insert(L, -2);
@@ -196,7 +209,7 @@ static int wrap_failed(lua_State *L, peri_runtime *rt, lua_State *co)
   if (dead) {
     peri__trace_coroutine(L, rt, co, -1);
     int closed = peri__close_coroutine(L, rt, co);
-    if (closed != LUA_OK) {
+    if (closed != LUA_OK && closed != PERI_TOO_DEEP) {
       lua_xmove(co, L, 1);
       if (sentinel != PERI_SENTINEL_NONE)
         lua_pop(L, 1); /* nothing replaces a kill */
@@ -204,7 +217,7 @@ static int wrap_failed(lua_State *L, peri_runtime *rt, lua_State *co)
         lua_replace(L, -2);
     }
   }
-  if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+  if (lua_type(L, -1) == LUA_TSTRING && !peri__is_no_memory(L, -1)) {
     luaL_where(L, 1);
     lua_insert(L, -2);
     lua_concat(L, 2);
@@ -231,6 +244,7 @@ static int call_wrapped(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   lua_State *co = lua_tothread(L, lua_upvalueindex(WRAP_COROUTINE));
   int nargs = lua_gettop(L);
+  reserve(L, rt);
   if (peri_unlikely(push_refusal(L, rt, co, nargs)))
     return wrap_failed(L, rt, co);
   lua_xmove(L, co, nargs);
@@ -319,11 +333,11 @@ static int l_isyieldable(lua_State *L)
   return 1;
 }
 
-/* Stock Lua recurses in C without a bound when coroutines close each other. */
 int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co)
 {
+  (void)L;
   if (rt->close_depth >= CLOSE_DEPTH)
-    return luaL_error(L, "C stack overflow (coroutines that close each other)");
+    return PERI_TOO_DEEP;
   lua_State *closing = rt->closing, *current = rt->current;
   rt->closing = co;
   rt->current = NULL;
@@ -332,6 +346,15 @@ int peri__close_coroutine(lua_State *L, peri_runtime *rt, lua_State *co)
   rt->close_depth--;
   rt->current = current;
   rt->closing = closing;
+  return status;
+}
+
+/* Stock Lua recurses in C without a bound when coroutines close each other. */
+static int close_checked(lua_State *L, peri_runtime *rt, lua_State *co)
+{
+  int status = peri__close_coroutine(L, rt, co);
+  if (status == PERI_TOO_DEEP)
+    luaL_error(L, "C stack overflow (coroutines that close each other)");
   return status;
 }
 
@@ -346,7 +369,7 @@ static int l_close(lua_State *L)
   const char *status = status_of(L, co);
   if (*status != 's' && *status != 'd')
     return luaL_error(L, "cannot close a %s coroutine", status);
-  if (peri__close_coroutine(L, rt, co) == LUA_OK) {
+  if (close_checked(L, rt, co) == LUA_OK) {
     lua_pushboolean(L, true);
     return 1;
   }

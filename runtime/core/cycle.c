@@ -106,7 +106,7 @@ static int list_tasks(lua_State *L)
 static void report(lua_State *L, peri_runtime *rt, const next_wait *wait)
 {
   int top = lua_gettop(L);
-  luaL_checkstack(L, 10, NULL);
+  peri__check_stack(L, 10);
   peri__require(L, "perilune.inspect");
   lua_getfield(L, -1, "report_cycle");
   lua_pushlightuserdata(L, rt);

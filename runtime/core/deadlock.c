@@ -50,7 +50,7 @@ static bool call(lua_State *L, peri_runtime *rt, const char *what, int nargs,
     return true;
   rt->abort = peri__sentinel_of(L, rt, -1);
   if (rt->abort == PERI_SENTINEL_NONE)
-    lua_error(L); /* out of memory: the run ends with that */
+    lua_error(L); /* out of memory */
   lua_pop(L, 1);
   return false;
 }
@@ -81,7 +81,7 @@ static void cancel_all(lua_State *L, peri_runtime *rt, peri_run_record *run)
 {
   peri_loop *loop = run->loop;
   int top = lua_gettop(L);
-  luaL_checkstack(L, 16, NULL);
+  peri__check_stack(L, 16);
   peri__require(L, "perilune.inspect");
   lua_getfield(L, top + 1, "end_stuck");
   peri__push_loop(L, loop);
@@ -132,14 +132,32 @@ static void end_tasks(lua_State *L, peri_runtime *rt, peri_run_record *run)
   }
 }
 
+static int answer(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 1);
+  peri_run_record *run = rt->run;
+  peri__check_stack(L, PERI_ROOM);
+  lua_pushcfunction(L, collect);
+  if (call(L, rt, "a finaliser", 0, 0) && peri__stuck(rt, run->loop))
+    end_tasks(L, rt, run);
+  return 0;
+}
+
+/* Without memory the run ends with that: the error must not go through those
+ * around it. */
 bool peri__deadlock(lua_State *L, peri_runtime *rt)
 {
   peri_run_record *run = rt->run;
   if (run->goal == NULL || !run->loop->deadlock || !peri__nothing_came(rt))
     return false;
-  luaL_checkstack(L, 4, NULL);
-  lua_pushcfunction(L, collect);
-  if (call(L, rt, "a finaliser", 0, 0) && peri__stuck(rt, run->loop))
-    end_tasks(L, rt, run);
+  lua_checkstack(L, 2); /* drivers have the room */
+  lua_pushcfunction(L, answer);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    if (run->waiter == NULL)
+      lua_error(L);
+    lua_pop(L, 1);
+    run->no_memory = run->loop->stopping = true;
+  }
   return true;
 }

@@ -123,8 +123,8 @@ void peri__debug_note_call(lua_State *L, peri_runtime *rt, int fn)
 void peri__debug_push_source(lua_State *L, peri_runtime *rt, int idx)
 {
   idx = lua_absindex(L, idx);
-  luaL_checkstack(L, 6, NULL);
-  if (rt->ref[PERI_REF_SOURCES] == 0) {
+  peri__check_stack(L, 6);
+  if (!peri__has_ref(L, rt, PERI_REF_SOURCES)) {
     lua_pushnil(L);
     return;
   }
@@ -313,7 +313,7 @@ void peri__debug_run(lua_State *L, peri_runtime *rt, peri_loop *loop,
                      void (*run)(lua_State *, peri_runtime *, peri_node *))
 {
   int top = lua_gettop(L);
-  luaL_checkstack(L, 16, NULL);
+  peri__check_stack(L, 16);
   const char *what = push_subject(L, rt, &node);
   peri__debug_push_source(L, rt, top + 2);
   peri__set_ref(L, rt, PERI_REF_SOURCE);
@@ -330,7 +330,10 @@ void peri__debug_run(lua_State *L, peri_runtime *rt, peri_loop *loop,
 void peri__debug_call(lua_State *L, peri_runtime *rt, peri_loop *loop,
                       int nargs, const char *what)
 {
-  luaL_checkstack(L, 8, NULL);
+  if (!lua_checkstack(L, 8)) {
+    peri__call_in_context(L, rt, loop, nargs, what);
+    return;
+  }
   int subject = lua_gettop(L) - nargs - 1; /* below the context */
   lua_pushvalue(L, subject + 1);
   lua_pushnil(L);
@@ -473,7 +476,7 @@ static int l_sentry_gc(lua_State *L)
 /* Pushes a new one, in the list, without a word on what it is for. */
 static void sentry_new(lua_State *L, peri_runtime *rt)
 {
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   peri_sentry *sentry = lua_newuserdatauv(L, sizeof *sentry, 3);
   sentry->node.link.next = NULL;
   peri__trace_here(L);
@@ -570,9 +573,9 @@ static const luaL_Reg sentry_meta[] = {{"__gc", l_sentry_gc}, {NULL, NULL}};
 /* What only debug mode needs is made when a loop is first in it. */
 static void prepare(lua_State *L, peri_runtime *rt)
 {
-  if (rt->ref[PERI_REF_SOURCES] != 0)
+  if (peri__has_ref(L, rt, PERI_REF_SOURCES))
     return;
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__metatable(L, rt, PERI_REF_SENTRY, "Sentry", sentry_meta, NULL);
   lua_pop(L, 1);
   lua_pushboolean(L, false);

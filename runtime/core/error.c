@@ -27,7 +27,7 @@ void peri__check_failed(const char *condition, const char *file, int line)
 
 void peri__push_class(lua_State *L, peri_runtime *rt, peri_error_class class_)
 {
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   peri__push_ref(L, rt, PERI_REF_CLASSES);
   if (lua_getfield(L, -1, class_names[class_]) == LUA_TNIL) {
     lua_pop(L, 1);
@@ -53,7 +53,7 @@ static void push_formatted(lua_State *L, peri_runtime *rt,
                            peri_error_class class_, const char *format,
                            va_list arguments)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   lua_pushvfstring(L, format, arguments);
   wrap_message(L, rt, class_);
 }
@@ -69,7 +69,7 @@ void peri__push_error(lua_State *L, peri_runtime *rt, peri_error_class class_,
 
 void peri__push_cancelled(lua_State *L, peri_runtime *rt)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   if (lua_isnil(L, -1))
     lua_pushliteral(L, "");
   else
@@ -92,7 +92,7 @@ int peri__throw_uv(lua_State *L, peri_runtime *rt, const char *syscall,
                    int code)
 {
   if (code == UV_ENOMEM)
-    return luaL_error(L, "not enough memory");
+    return peri__no_memory(L);
   peri__push_error(L, rt, PERI_ERR_OS, "%s: %s", syscall, uv_strerror(code));
   lua_pushstring(L, uv_err_name(code));
   lua_setfield(L, -2, "code");
@@ -112,7 +112,7 @@ static const char *published_name(lua_State *L, peri_runtime *rt)
   const char *name = NULL;
   if (!lua_getstack(L, 0, &ar))
     return NULL;
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   int top = lua_gettop(L);
   lua_getinfo(L, "f", &ar);
   peri__push_ref(L, rt, PERI_REF_CORE);
@@ -193,10 +193,16 @@ static int describe_protected(lua_State *L)
 const char *peri__describe(lua_State *L, int idx)
 {
   idx = lua_absindex(L, idx);
-  lua_checkstack(L, 4);
+  peri__check_stack(L, 4);
+  if (lua_type(L, idx) == LUA_TSTRING) {
+    lua_pushvalue(L, idx);
+    return lua_tostring(L, -1);
+  }
   lua_pushcfunction(L, describe_protected);
   lua_pushvalue(L, idx);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    if (peri__is_no_memory(L, -1))
+      lua_error(L);
     lua_pop(L, 1);
     lua_pushfstring(L, "(a %s whose __tostring fails)", luaL_typename(L, idx));
   }
@@ -223,7 +229,8 @@ static int family_of(lua_State *L, peri_runtime *rt, int idx)
 
 bool peri__is_cancelled_error(lua_State *L, peri_runtime *rt, int idx)
 {
-  return family_of(L, rt, idx) == LUA_TUSERDATA;
+  return family_of(L, rt, idx) == LUA_TUSERDATA ||
+         peri__sentinel_of(L, rt, idx) != PERI_SENTINEL_NONE;
 }
 
 bool peri__is_error_object(lua_State *L, peri_runtime *rt, int idx)
@@ -256,18 +263,28 @@ static const char *const sentinel_message[] = {
 
 /* A sentinel is a CancelledError that our pcall does not catch: for __close
  * handlers it is a cancellation. It becomes one when it is first raised. */
+static int dress_sentinel(lua_State *L)
+{
+  lua_rawgeti(L, 1, 1);
+  lua_setfield(L, 1, "message");
+  peri__push_class(L, lua_touserdata(L, 2), PERI_ERR_CANCELLED);
+  lua_setmetatable(L, 1);
+  return 0;
+}
+
 void peri__push_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__push_ref(L, rt, sentinel_ref[which]);
   if (lua_getmetatable(L, -1)) {
     lua_pop(L, 1);
     return;
   }
-  lua_rawgeti(L, -1, 1);
-  lua_setfield(L, -2, "message");
-  peri__push_class(L, rt, PERI_ERR_CANCELLED);
-  lua_setmetatable(L, -2);
+  lua_pushcfunction(L, dress_sentinel);
+  lua_pushvalue(L, -2);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1); /* out of memory: it is known by itself, too */
 }
 
 /* The message without the rest: needs no memory. */
@@ -290,12 +307,12 @@ static void make_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
 
 /* -- Reports ------------------------------------------------------------------------- */
 
-/* [context, loop, handler's turn]: calls the loop's handler, or the default one
- * if there is none or it is not its turn. */
+/* [context, loop, handler's turn, runtime]: calls the loop's handler, or the
+ * default one if there is none or it is not its turn. */
 static int report_protected(lua_State *L)
 {
-  peri_runtime *rt = peri__rt(L);
   peri_loop *loop = lua_touserdata(L, 2);
+  peri_runtime *rt = lua_touserdata(L, 4);
   if (loop != NULL && lua_toboolean(L, 3)) {
     peri__push_setting(L, loop, "exception_handler");
     if (!lua_isnil(L, -1)) {
@@ -316,7 +333,7 @@ static int report_protected(lua_State *L)
   return 0;
 }
 
-/* To where the host wants its log, or else to Lua's warnings. */
+/* To where the host wants its log, or else to Lua's warnings. Needs no memory. */
 static void log_line(lua_State *L, peri_runtime *rt, int level,
                      const char *text)
 {
@@ -326,10 +343,43 @@ static void log_line(lua_State *L, peri_runtime *rt, int level,
     lua_warning(L, text, 0);
 }
 
+/* [error, runtime] */
+static int log_failure(lua_State *L)
+{
+  const char *error = peri__describe(L, 1);
+  log_line(L, lua_touserdata(L, 2), 40,
+           lua_pushfstring(
+               L, "ERROR perilune: the exception handler failed: %s", error));
+  return 0;
+}
+
+/* Calls the handlers in turn for the context table on top of the stack. */
+static void call_handlers(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  for (int turn = 1; turn >= 0; turn--) {
+    lua_pushcfunction(L, report_protected);
+    lua_pushvalue(L, -2);
+    lua_pushlightuserdata(L, loop);
+    lua_pushboolean(L, turn);
+    lua_pushlightuserdata(L, rt);
+    if (lua_pcall(L, 4, 0, 0) == LUA_OK)
+      return;
+    lua_pushcfunction(L, log_failure);
+    lua_insert(L, -2);
+    lua_pushlightuserdata(L, rt);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+      continue;
+    lua_pop(L, 1);
+    log_line(L, rt, 40,
+             "ERROR perilune: the exception handler failed: not enough memory");
+  }
+}
+
 void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   if (!lua_checkstack(L, 12)) {
     lua_pop(L, 1);
+    log_line(L, rt, 40, "ERROR perilune: not enough memory for a report");
     return;
   }
   const char *callback = rt->callback;
@@ -347,20 +397,7 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
   rt->frames = &rt->no_task;
   rt->task = NULL;
   rt->current = NULL;
-  for (int turn = 1; turn >= 0; turn--) {
-    lua_pushlightuserdata(L, rt);
-    lua_pushcclosure(L, report_protected, 1);
-    lua_pushvalue(L, -2);
-    lua_pushlightuserdata(L, loop);
-    lua_pushboolean(L, turn);
-    if (lua_pcall(L, 3, 0, 0) == LUA_OK)
-      break;
-    log_line(L, rt, 40,
-             lua_pushfstring(L,
-                             "ERROR perilune: the exception handler failed: %s",
-                             peri__describe(L, -1)));
-    lua_pop(L, 3);
-  }
+  call_handlers(L, rt, loop);
   lua_pop(L, 1);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   rt->has_context = had_context;
@@ -370,27 +407,56 @@ void peri__report(lua_State *L, peri_runtime *rt, peri_loop *loop)
   rt->frames = frames;
 }
 
-void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                        const char *message)
+void peri__report_built(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                        lua_CFunction build, int nargs, const char *what)
 {
-  lua_checkstack(L, 8);
+  lua_pushcfunction(L, build);
+  lua_insert(L, -(nargs + 1));
+  if (lua_pcall(L, nargs, 1, 0) == LUA_OK) {
+    peri__report(L, rt, loop);
+    return;
+  }
+  lua_pop(L, 1);
+  char line[256];
+  snprintf(line, sizeof line,
+           "ERROR perilune: %s; not enough memory to tell more", what);
+  log_line(L, rt, 40, line);
+}
+
+/* [error, message, runtime] */
+static int build_error(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 3);
   lua_createtable(L, 0, 3);
-  lua_pushstring(L, message);
+  lua_pushstring(L, lua_touserdata(L, 2));
   lua_setfield(L, -2, "message");
-  peri__trace_push(L, rt, -2);
+  lua_pushvalue(L, 1);
+  lua_setfield(L, -2, "exception");
+  peri__trace_push(L, rt, 1);
   if (!lua_isnil(L, -1)) {
     peri__trace_text(L, rt);
     lua_setfield(L, -2, "traceback");
   } else {
     lua_pop(L, 1);
   }
-  lua_insert(L, -2);
-  lua_setfield(L, -2, "exception");
   if (rt->debug) {
     peri__push_ref(L, rt, PERI_REF_SOURCE);
     peri__debug_tell_trace(L);
   }
-  peri__report(L, rt, loop);
+  return 1;
+}
+
+void peri__report_error(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                        const char *message)
+{
+  char what[192];
+  if (lua_type(L, -1) == LUA_TSTRING)
+    snprintf(what, sizeof what, "%s: %s", message, lua_tostring(L, -1));
+  else
+    snprintf(what, sizeof what, "%s", message);
+  lua_pushlightuserdata(L, (void *)message);
+  lua_pushlightuserdata(L, rt);
+  peri__report_built(L, rt, loop, build_error, 3, what);
 }
 
 /* -- Functions for the library --------------------------------------------------------- */
@@ -460,7 +526,5 @@ void peri__error_open(lua_State *L, peri_runtime *rt)
   make_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CLASSES);
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_EXCEPTION);
   peri__register(L, rt, functions);
 }

@@ -1,15 +1,10 @@
 /*
- * future.c: futures, the part of them that tasks and gathers share, and their
- * callbacks.
+ * future.c: futures, and the part of them that tasks and gathers share.
  *
  * A future that becomes done makes the nodes of its callbacks ready, in the
  * order in which they were added, and calls nothing itself: a waiting task, a
  * gather (C nodes that live in those objects), or a link, the userdata that
- * holds a callback of Lua's. While the future is pending its links hang on it
- * (user value PERI_UV_LINKS, newest first), so that a future nobody can resolve
- * goes with its callbacks; when it is done they are anchored in the loop until
- * they have run. Their places there are reserved when they are added: becoming
- * done needs no memory.
+ * holds a callback of Lua's (link.c). Becoming done needs no memory.
  *
  * An error that nobody looked at is told by the trace of the failure, a
  * userdata with a finaliser (class Unseen below). So only a future that failed
@@ -17,21 +12,6 @@
  */
 #include "debug.h"
 #include "inspect.h"
-
-typedef struct peri_link {
-  peri_node node;
-  peri_loop *loop;
-  int anchor;
-} peri_link;
-
-enum {
-  LINK_UV_FUNCTION = 1,
-  LINK_UV_FUTURE = 2,
-  LINK_UV_OLDER = 3,
-  LINK_UV_CONTEXT = 4,
-  LINK_UV_LOOP = 5,
-  LINK_UVS
-};
 
 /* Stands in a failed future's PERI_UV_LINKS: the trace, and the report if the
  * error is never retrieved. */
@@ -101,36 +81,13 @@ peri_future *peri__future_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
 
 /* -- Becoming done --------------------------------------------------------------- */
 
-/* Anchors the links of the done future at idx, and gives it to them. */
-static void anchor_links(lua_State *L, peri_future *future, int idx)
-{
-  idx = lua_absindex(L, idx);
-  peri__push_anchors(L, future->loop);
-  lua_getiuservalue(L, idx, PERI_UV_LINKS);
-  while (!lua_isnil(L, -1)) {
-    peri_link *link = lua_touserdata(L, -1);
-    if (link->anchor != LUA_NOREF) {
-      lua_pushvalue(L, -1);
-      lua_rawseti(L, -3, link->anchor);
-      lua_pushvalue(L, idx);
-      lua_setiuservalue(L, -2, LINK_UV_FUTURE);
-    }
-    lua_getiuservalue(L, -1, LINK_UV_OLDER);
-    lua_pushnil(L);
-    lua_setiuservalue(L, -3, LINK_UV_OLDER);
-    lua_replace(L, -2);
-  }
-  lua_setiuservalue(L, idx, PERI_UV_LINKS);
-  lua_pop(L, 1);
-}
-
 /* Nobody calls them any more. */
 static void drop_callbacks(peri_future *future)
 {
   while (!peri__list_empty(&future->callbacks)) {
     peri_node *node = peri__list_shift(&future->callbacks);
     if (node->kind == PERI_NODE_LINK)
-      ((peri_link *)node)->anchor = LUA_NOREF;
+      peri__link_drop(node);
   }
 }
 
@@ -141,7 +98,7 @@ static void schedule(lua_State *L, peri_future *future, int idx)
     return;
   }
   if (future->flags & PERI_F_LINKS)
-    anchor_links(L, future, idx);
+    peri__links_anchor(L, future, idx);
   peri_list *node = future->callbacks.next;
   for (; node != &future->callbacks; node = node->next) {
     uint8_t kind = ((peri_node *)node)->kind;
@@ -153,18 +110,27 @@ static void schedule(lua_State *L, peri_future *future, int idx)
   peri__list_splice(&future->loop->ready, &future->callbacks);
 }
 
+void peri__future_pack(lua_State *L, int n)
+{
+  lua_createtable(L, n, 0);
+  lua_insert(L, -(n + 1));
+  for (int i = n; i >= 1; i--)
+    lua_rawseti(L, -(i + 1), i);
+}
+
 void peri__future_resolve(lua_State *L, peri_runtime *rt, int idx, int n)
 {
   (void)rt;
   idx = lua_absindex(L, idx);
-  if (n > 1) {
-    lua_createtable(L, n, 0);
-    lua_insert(L, -(n + 1));
-    for (int i = n; i >= 1; i--)
-      lua_rawseti(L, -(i + 1), i);
-  } else if (n == 0) {
+  if (n > 1)
+    peri__future_pack(L, n);
+  peri__future_resolve_packed(L, idx, n);
+}
+
+void peri__future_resolve_packed(lua_State *L, int idx, int n)
+{
+  if (n == 0)
     lua_pushnil(L);
-  }
   lua_setiuservalue(L, idx, PERI_UV_RESULT);
   peri_future *future = lua_touserdata(L, idx);
   future->results = n;
@@ -181,7 +147,7 @@ static int watch_error(lua_State *L)
   peri_unseen *unseen = lua_newuserdatauv(L, sizeof *unseen, UNSEEN_UVS - 1);
   unseen->node.link.next = NULL;
   unseen->loop = future->loop;
-  unseen->told = false;
+  unseen->told = true; /* until all of it stands */
   unseen->task = future->kind == PERI_KIND_TASK;
   peri__push_ref(L, rt, PERI_REF_UNSEEN);
   lua_setmetatable(L, -2);
@@ -197,17 +163,18 @@ static int watch_error(lua_State *L)
     peri__debug_push_source(L, rt, idx);
     lua_setiuservalue(L, -2, UNSEEN_UV_SOURCE);
   }
-  peri__list_push(&future->loop->unseen, &unseen->node);
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_pushvalue(L, -2);
   lua_rawsetp(L, -2, unseen);
   lua_pop(L, 1);
+  unseen->told = false;
+  peri__list_push(&future->loop->unseen, &unseen->node);
   lua_setiuservalue(L, idx, PERI_UV_LINKS);
   return 0;
 }
 
 /* The error of the done future at idx has been seen, or is not wanted. */
-static void mark_retrieved(lua_State *L, int idx)
+void peri__future_retrieved(lua_State *L, int idx)
 {
   peri_future *future = lua_touserdata(L, idx);
   if (future->state != PERI_FAILED || future->flags & PERI_F_RETRIEVED)
@@ -258,7 +225,7 @@ bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
 {
   peri_future *future = lua_touserdata(L, idx);
   if (future->state != PERI_PENDING) {
-    mark_retrieved(L, idx);
+    peri__future_retrieved(L, idx);
     return false;
   }
   if (future->kind == PERI_KIND_TASK)
@@ -277,9 +244,10 @@ bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
 bool peri__future_cancel_checked(lua_State *L, peri_runtime *rt, int idx,
                                  int message_idx)
 {
-  rt->cancel_depth = 0; /* running out of memory leaves it */
-  rt->cancel_too_deep = false;
+  rt->cancel_too_deep = rt->cancel_lacks_memory = false;
   bool asked = peri__future_cancel(L, rt, idx, message_idx);
+  if (rt->cancel_lacks_memory)
+    peri__no_memory(L);
   if (rt->cancel_too_deep)
     peri__throw(L, rt, PERI_ERR_RUNTIME, "cancel: gathers are nested too deep");
   return asked;
@@ -290,7 +258,7 @@ bool peri__future_cancel_checked(lua_State *L, peri_runtime *rt, int idx,
 void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx)
 {
   peri_future *future = lua_touserdata(L, idx);
-  mark_retrieved(L, idx);
+  peri__future_retrieved(L, idx);
   lua_getiuservalue(L, idx, PERI_UV_RESULT);
   if (future->state == PERI_FAILED || future->flags & PERI_F_ERROR_OBJECT)
     return;
@@ -298,7 +266,8 @@ void peri__future_push_error(lua_State *L, peri_runtime *rt, int idx)
 }
 
 /* The trace of a failure goes with its error, to whoever raises it next. */
-static void carry_trace(lua_State *L, peri_runtime *rt, int idx, int error)
+void peri__future_carry_trace(lua_State *L, peri_runtime *rt, int idx,
+                              int error)
 {
   lua_getiuservalue(L, idx, PERI_UV_LINKS);
   if (lua_type(L, -1) == LUA_TUSERDATA) {
@@ -311,10 +280,10 @@ static void carry_trace(lua_State *L, peri_runtime *rt, int idx, int error)
 static int raise_error(lua_State *L, peri_runtime *rt, int idx)
 {
   peri_future *future = lua_touserdata(L, idx);
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__future_push_error(L, rt, idx);
   if (future->state == PERI_FAILED)
-    carry_trace(L, rt, idx, lua_gettop(L));
+    peri__future_carry_trace(L, rt, idx, lua_gettop(L));
   return lua_error(L);
 }
 
@@ -329,7 +298,7 @@ int peri__future_return(lua_State *L, peri_runtime *rt, int idx)
   if (future->results == 1)
     return 1;
   int n = future->results, list = lua_gettop(L);
-  luaL_checkstack(L, n, "too many results");
+  peri__check_stack(L, n);
   for (int i = 1; i <= n; i++)
     lua_rawgeti(L, list, i);
   return n;
@@ -368,13 +337,13 @@ static int throw_foreign_loop(lua_State *L, peri_runtime *rt, peri_task *task)
                      lua_tostring(L, -2), lua_tostring(L, -1));
 }
 
+/* The task, which is to be cancelled, has begun to wait; it stands at 2. */
 static void await_with_cancellation(lua_State *L, peri_runtime *rt,
                                     peri_task *task)
 {
-  peri__push_task(L, task);
-  task = lua_touserdata(L, -1);
-  lua_getiuservalue(L, -1, PERI_UV_RESULT);
-  if (peri__future_cancel(L, rt, 1, lua_gettop(L)))
+  rt->cancel_lacks_memory = false;
+  lua_getiuservalue(L, 2, PERI_UV_RESULT);
+  if (peri__future_cancel(L, rt, 1, 3))
     task->flags &= (uint16_t)~PERI_T_MUST_CANCEL;
   lua_settop(L, 1);
 }
@@ -400,7 +369,11 @@ static int l_await(lua_State *L)
     if (future->state !=
         PERI_PENDING) /* a finaliser's work, as may be a kill */
       return peri__future_return(L, rt, 1);
-    peri__wait_check(L, rt, "await");
+    task = peri__wait_check(L, rt, "await"); /* it may stand elsewhere now */
+  }
+  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL)) {
+    peri__push_task(L, task); /* which may need memory: before it waits */
+    task = lua_touserdata(L, 2);
   }
   task->wait = PERI_WAIT_FUTURE;
   task->resource = future;
@@ -437,9 +410,9 @@ static int l_exception(lua_State *L)
     lua_pushnil(L);
     return 1;
   }
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__future_push_error(L, rt, 1);
-  carry_trace(L, rt, 1, lua_gettop(L));
+  peri__future_carry_trace(L, rt, 1, lua_gettop(L));
   return 1;
 }
 
@@ -517,175 +490,43 @@ static int l_traceback(lua_State *L)
   return 1;
 }
 
-/* -- Callbacks ----------------------------------------------------------------------- */
-
-static void push_link(lua_State *L, peri_runtime *rt, peri_future *future)
-{
-  peri_link *link = lua_newuserdatauv(L, sizeof *link, LINK_UVS - 1);
-  link->node.link.next = NULL;
-  link->node.kind = PERI_NODE_LINK;
-  link->loop = future->loop;
-  link->anchor = LUA_NOREF;
-  peri__push_ref(L, rt, PERI_REF_LINK);
-  lua_setmetatable(L, -2);
-  lua_pushboolean(L, false); /* reserves the place */
-  link->anchor = peri__anchor(L, future->loop);
-}
-
-/* Pushes the context of a callback: the one that the options at idx name, or a
- * copy of the current one. */
-static void push_callback_context(lua_State *L, peri_runtime *rt, int idx)
-{
-  if (lua_isnil(L, idx)) {
-    peri__push_context_copy(L, rt);
-    return;
-  }
-  if (!lua_istable(L, idx))
-    peri__arg_type_error(L, rt, idx, "table of options");
-  if (lua_getfield(L, idx, "context") == LUA_TNIL) {
-    lua_pop(L, 1);
-    peri__push_context_copy(L, rt);
-    return;
-  }
-  peri__check_context(L, rt, -1);
-}
-
-/* future:add_done_callback(fn, {context=}): fn(future) in a later trip round the
- * loop. */
-static int l_add_done_callback(lua_State *L)
-{
-  peri_runtime *rt = peri__rt(L);
-  peri_future *future = peri__check_future(L, rt, 1);
-  peri__loop_check_open(L, rt, future->loop);
-  peri__check_function(L, rt, 2);
-  lua_settop(L, 3);
-  push_callback_context(L, rt, 3);
-  lua_replace(L, 3);
-  push_link(L, rt, future);
-  lua_insert(L, 3); /* the link at 3, the context at 4 */
-  peri_link *link = lua_touserdata(L, 3);
-  lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
-  lua_pushvalue(L, 2);
-  lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
-  lua_getiuservalue(L, 1, PERI_UV_LOOP);
-  lua_setiuservalue(L, 3, LINK_UV_LOOP);
-  if (future->state == PERI_PENDING) {
-    lua_getiuservalue(L, 1, PERI_UV_LINKS);
-    lua_setiuservalue(L, 3, LINK_UV_OLDER);
-    lua_pushvalue(L, 3);
-    lua_setiuservalue(L, 1, PERI_UV_LINKS);
-    future->flags |= PERI_F_LINKS;
-    peri__list_push(&future->callbacks, &link->node);
-    return 0;
-  }
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, 3, LINK_UV_FUTURE);
-  peri__push_anchors(L, future->loop);
-  lua_pushvalue(L, 3);
-  lua_rawseti(L, -2, link->anchor);
-  peri__loop_ready(future->loop, &link->node);
-  return 0;
-}
-
-/* future:remove_done_callback(fn) -> how many there were */
-static int l_remove_done_callback(lua_State *L)
-{
-  peri_runtime *rt = peri__rt(L);
-  peri_future *future = peri__check_future(L, rt, 1);
-  lua_settop(L, 2);
-  lua_Integer removed = 0;
-  if (future->state != PERI_PENDING) {
-    lua_pushinteger(L, 0);
-    return 1;
-  }
-  /* 3: the newer link, whose older one may go; nil at first */
-  lua_pushnil(L);
-  lua_getiuservalue(L, 1, PERI_UV_LINKS);
-  while (!lua_isnil(L, 4)) {
-    peri_link *link = lua_touserdata(L, 4);
-    lua_getiuservalue(L, 4, LINK_UV_FUNCTION);
-    lua_getiuservalue(L, 4, LINK_UV_OLDER);
-    if (lua_rawequal(L, 2, 5)) {
-      removed++;
-      peri__node_unlink(&link->node);
-      peri__unanchor(L, link->loop, link->anchor);
-      link->anchor = LUA_NOREF;
-      lua_pushvalue(L, 6);
-      if (lua_isnil(L, 3))
-        lua_setiuservalue(L, 1, PERI_UV_LINKS);
-      else
-        lua_setiuservalue(L, 3, LINK_UV_OLDER);
-    } else {
-      lua_pushvalue(L, 4);
-      lua_replace(L, 3);
-    }
-    lua_replace(L, 4); /* the older link */
-    lua_settop(L, 4);
-  }
-  lua_pushinteger(L, removed);
-  return 1;
-}
-
-static const char link_name[] = "a done callback";
-
-const char *peri__link_push(lua_State *L, peri_runtime *rt, peri_node *node)
-{
-  peri_link *link = (peri_link *)node;
-  (void)rt;
-  peri__push_anchors(L, link->loop);
-  lua_rawgeti(L, -1, link->anchor);
-  lua_getiuservalue(L, -1, LINK_UV_FUNCTION);
-  lua_replace(L, -3);
-  lua_pushnil(L);
-  lua_replace(L, -2);
-  return link_name;
-}
-
-/* Calls the callback of a link that came out of the ready queue. */
-void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node)
-{
-  peri_link *link = (peri_link *)node;
-  peri_loop *loop = link->loop;
-  peri__push_anchors(L, loop);
-  lua_rawgeti(L, -1, link->anchor);
-  lua_replace(L, -2);
-  peri__unanchor(L, loop, link->anchor);
-  link->anchor = LUA_NOREF;
-  lua_getiuservalue(L, -1, LINK_UV_CONTEXT);
-  lua_getiuservalue(L, -2, LINK_UV_FUNCTION);
-  lua_getiuservalue(L, -3, LINK_UV_FUTURE);
-  peri__call_in_context(L, rt, loop, 1, link_name);
-  lua_pop(L, 1);
-}
-
 /* -- Errors that nobody retrieved ------------------------------------------------------- */
 
-/* The context of the report, from the Unseen at idx. */
-static void report_unseen(lua_State *L, peri_runtime *rt, int idx)
+/* [unseen, runtime] */
+static int build_unseen(lua_State *L)
 {
-  peri_unseen *unseen = lua_touserdata(L, idx);
-  idx = lua_absindex(L, idx);
-  luaL_checkstack(L, 8, NULL);
+  peri_unseen *unseen = lua_touserdata(L, 1);
   lua_createtable(L, 0, 5);
   lua_pushstring(L, unseen->task ? "Task exception was never retrieved"
                                  : "Future exception was never retrieved");
   lua_setfield(L, -2, "message");
-  lua_getiuservalue(L, idx, UNSEEN_UV_ERROR);
+  lua_getiuservalue(L, 1, UNSEEN_UV_ERROR);
   lua_setfield(L, -2, "exception");
-  if (lua_getiuservalue(L, idx, UNSEEN_UV_NAME) != LUA_TNIL)
+  if (lua_getiuservalue(L, 1, UNSEEN_UV_NAME) != LUA_TNIL)
     lua_setfield(L, -2, "task");
   else
     lua_pop(L, 1);
-  lua_getiuservalue(L, idx, UNSEEN_UV_TRACE);
+  lua_getiuservalue(L, 1, UNSEEN_UV_TRACE);
   if (!lua_isnil(L, -1)) {
-    peri__trace_text(L, rt);
+    peri__trace_text(L, lua_touserdata(L, 2));
     lua_setfield(L, -2, "traceback");
   } else {
     lua_pop(L, 1);
   }
-  lua_getiuservalue(L, idx, UNSEEN_UV_SOURCE);
+  lua_getiuservalue(L, 1, UNSEEN_UV_SOURCE);
   peri__debug_tell_trace(L);
-  peri__report(L, rt, unseen->loop);
+  return 1;
+}
+
+/* Of the Unseen at idx. */
+static void report_unseen(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_unseen *unseen = lua_touserdata(L, idx);
+  lua_pushvalue(L, idx);
+  lua_pushlightuserdata(L, rt);
+  peri__report_built(L, rt, unseen->loop, build_unseen, 2,
+                     unseen->task ? "a task's exception was never retrieved"
+                                  : "a future's exception was never retrieved");
 }
 
 static int l_unseen_gc(lua_State *L)
@@ -714,16 +555,6 @@ void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop)
     lua_pop(L, 2);
   }
 }
-
-static int l_link_gc(lua_State *L)
-{
-  peri_link *link = lua_touserdata(L, 1);
-  if (link->anchor != LUA_NOREF && !link->loop->closed)
-    peri__unanchor(L, link->loop, link->anchor);
-  return 0;
-}
-
-static const luaL_Reg link_meta[] = {{"__gc", l_link_gc}, {NULL, NULL}};
 
 static int l_get_loop(lua_State *L)
 {
@@ -758,8 +589,8 @@ static const luaL_Reg methods[] = {
     {"cancel", l_cancel},
     {"set_result", l_set_result},
     {"set_exception", l_set_exception},
-    {"add_done_callback", l_add_done_callback},
-    {"remove_done_callback", l_remove_done_callback},
+    {"add_done_callback", peri__add_done_callback},
+    {"remove_done_callback", peri__remove_done_callback},
     {"get_loop", l_get_loop},
     {"traceback", l_traceback},
     {NULL, NULL}};
@@ -808,8 +639,6 @@ void peri__future_open(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
   rt->meta_gather =
       peri__metatable(L, rt, PERI_REF_GATHER, "gather", common_meta, methods);
-  lua_pop(L, 1);
-  peri__metatable(L, rt, PERI_REF_LINK, "Link", link_meta, NULL);
   lua_pop(L, 1);
   peri__metatable(L, rt, PERI_REF_UNSEEN, "Unseen", unseen_meta, NULL);
   lua_pop(L, 1);

@@ -61,7 +61,7 @@ static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
                    int children)
 {
   if (gather->no_memory)
-    luaL_error(L, "not enough memory");
+    peri__no_memory(L);
   if (gather->cancel_requested) {
     push_cancellation(L, rt, gather, idx, children);
     peri__future_reject(L, rt, idx);
@@ -99,7 +99,7 @@ static int conclude(lua_State *L)
 {
   peri_runtime *rt = lua_touserdata(L, 4);
   peri_gather *gather = lua_touserdata(L, 1);
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   if (!lua_isnil(L, 3))
     fail(L, rt, 1, 3);
   else
@@ -171,7 +171,6 @@ void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
     return;
   }
   int top = lua_gettop(L);
-  luaL_checkstack(L, 12, NULL);
   peri__push_anchors(L, gather->future.loop);
   lua_rawgeti(L, -1, gather->anchor);
   lua_replace(L, -2);
@@ -181,16 +180,24 @@ void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node)
 }
 
 /* Pushes the child at place i of the table; a bare task becomes an ordinary
- * one. Nil: it has ended, and left its value there. */
-static void push_child(lua_State *L, peri_gather *gather, int children,
-                       uint32_t i)
+ * one. Nil: it has ended, and left its value there, or there is no memory to
+ * make a task of it. */
+static void push_child(lua_State *L, peri_runtime *rt, peri_gather *gather,
+                       int children, uint32_t i)
 {
-  if (has_child(gather, i))
-    lua_rawgeti(L, children, i);
-  else if (gather->slot[i - 1].task.future.state == PERI_PENDING)
-    peri__push_task(L, &gather->slot[i - 1].task);
-  else
-    lua_pushnil(L);
+  if (!has_child(gather, i)) {
+    peri_task *bare = &gather->slot[i - 1].task;
+    if (bare->future.state != PERI_PENDING) {
+      lua_pushnil(L);
+      return;
+    }
+    if (!peri__task_make_plain(L, rt, bare)) {
+      rt->cancel_lacks_memory = true; /* told when all have come back up */
+      lua_pushnil(L);
+      return;
+    }
+  }
+  lua_rawgeti(L, children, i);
 }
 
 /* For the case that the last child swallows its cancellation. */
@@ -213,14 +220,17 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
     rt->cancel_too_deep = true; /* told when all have come back up */
     return false;
   }
+  if (!lua_checkstack(L, 12)) {
+    rt->cancel_lacks_memory = true;
+    return false;
+  }
   rt->cancel_depth++;
-  luaL_checkstack(L, 12, NULL);
   lua_getiuservalue(L, idx, PERI_UV_CHILDREN);
   int children = lua_gettop(L);
   gather->future.flags |= PERI_F_CANCELLING;
   bool asked = false; /* the last one */
   for (uint32_t i = 1; i <= gather->children; i++) {
-    push_child(L, gather, children, i);
+    push_child(L, rt, gather, children, i);
     asked = !lua_isnil(L, -1) &&
             peri__future_cancel(L, rt, children + 1, message_idx);
     any = any || asked;
@@ -395,13 +405,14 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_createtable(L, (int)n, 1); /* at 5 */
   peri_gather *gather = gather_new(L, rt, loop, n, 0);
   peri__coroutines_reserve(L, loop, gather->children, largest + 4);
-  luaL_checkstack(L, largest + LUA_MINSTACK, NULL);
+  peri__check_stack(L, largest + LUA_MINSTACK);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
   gather->nodes = gather->children;
+  /* No collection first: a finaliser may use what has been reserved. */
   if (!peri__slots_new(gather)) {
     peri__unanchor(L, loop, gather->anchor);
-    luaL_error(L, "not enough memory");
+    peri__no_memory(L);
   }
   peri__bare_start(L, rt, gather, 1);
 }

@@ -46,7 +46,8 @@ struct peri_gather {
 /* bare.c: memory for the slots, given back when all children have ended. */
 bool peri__slots_new(peri_gather *gather);
 void peri__slots_free(peri_gather *gather);
-/* Starts the calls in the list; the gather is on top of the stack. */
+/* Starts the calls in the list; the gather is on top of the stack, which has
+ * room for the largest call. Needs no memory. */
 void peri__bare_start(lua_State *L, peri_runtime *rt, peri_gather *gather,
                       int list);
 

@@ -13,6 +13,8 @@ typedef struct peri_handle {
   int anchor;
   int values; /* the function and its arguments; then the loop, the context */
   bool timed, cancelled;
+  peri_native_cb native; /* called instead of the function; or NULL */
+  bool answers; /* its first argument is a future, whose an error is */
   bool due; /* its timer has fired: it stands in the ready queue */
 } peri_handle;
 
@@ -30,8 +32,21 @@ static peri_handle *check_handle(lua_State *L, peri_runtime *rt, int arg)
 
 /* -- Calling ------------------------------------------------------------------ */
 
-void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                          int nargs, const char *what)
+/* The error on top of the stack is that of the future at the index, if there is
+ * one that waits for it. */
+static bool answer_with_error(lua_State *L, peri_runtime *rt, int future)
+{
+  if (future == 0 ||
+      ((peri_future *)lua_touserdata(L, future))->state != PERI_PENDING)
+    return false;
+  peri__future_reject(L, rt, future);
+  return true;
+}
+
+/* An error is the end of the future at the index, or if that is 0, for the
+ * exception handler. */
+static void call_answering(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           int nargs, const char *what, int future)
 {
   const char *callback = rt->callback;
   lua_State *current = rt->current;
@@ -56,18 +71,26 @@ void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
     peri__end_runs(L, rt, sentinel, NULL, 0, what);
     return;
   }
+  if (answer_with_error(L, rt, future))
+    return;
   char message[96];
   snprintf(message, sizeof message, "an error in %s", what);
   peri__report_error(L, rt, loop, message);
 }
 
-void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                           int nargs, const char *what)
+void peri__call_protected(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int nargs, const char *what)
+{
+  call_answering(L, rt, loop, nargs, what, 0);
+}
+
+static void call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                            int nargs, const char *what, int future)
 {
   int context = lua_gettop(L) - nargs - 1;
   bool had = rt->has_context;
   if (peri_likely(lua_isnil(L, context) && !had)) {
-    peri__call_protected(L, rt, loop, nargs, what);
+    call_answering(L, rt, loop, nargs, what, future);
     lua_pop(L, 1);
     return;
   }
@@ -76,9 +99,15 @@ void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__push_ref(L, rt, PERI_REF_CONTEXT);
   lua_replace(L, context); /* the one before */
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
-  peri__call_protected(L, rt, loop, nargs, what);
+  call_answering(L, rt, loop, nargs, what, future);
   peri__set_ref(L, rt, PERI_REF_CONTEXT);
   rt->has_context = had;
+}
+
+void peri__call_in_context(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                           int nargs, const char *what)
+{
+  call_in_context(L, rt, loop, nargs, what, 0);
 }
 
 /* -- Making ---------------------------------------------------------------------- */
@@ -107,7 +136,7 @@ int peri__open_call(lua_State *L, peri_runtime *rt, int fn)
   if (n > PERI_MOST_VALUES)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call table of %I values",
                 (LUAI_UACINT)n);
-  luaL_checkstack(L, (int)n + 8, NULL);
+  peri__check_stack(L, (int)n + 8);
   lua_geti(L, fn, 1);
   peri__check_function(L, rt, fn + 1);
   for (lua_Integer i = 2; i <= n; i++)
@@ -249,6 +278,82 @@ static int l_call_at(lua_State *L)
                      peri__nanoseconds(when), -1);
 }
 
+/* call_answering(loop, fn, future, ...): as call_soon_threadsafe; should fn raise
+ * anything, it is the future's error. */
+static int l_call_answering(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  if (peri__to_future(L, rt, 3) == NULL)
+    return peri__arg_type_error(L, rt, 3, "Future");
+  l_call_soon_threadsafe(L);
+  ((peri_handle *)lua_touserdata(L, -1))->answers = true;
+  return 1;
+}
+
+/* Stands in the place of a callback that is never called. */
+static int l_native(lua_State *L)
+{
+  (void)L;
+  return 0;
+}
+
+/* [loop, ..., argument] -> handle */
+static int call_native(lua_State *L, lua_CFunction call, peri_native_cb native)
+{
+  lua_pushcfunction(L, l_native);
+  lua_insert(L, -2);
+  call(L);
+  ((peri_handle *)lua_touserdata(L, -1))->native = native;
+  return 1;
+}
+
+int peri__call_later_native(lua_State *L, peri_native_cb native)
+{
+  return call_native(L, l_call_later, native);
+}
+
+int peri__call_later_real_native(lua_State *L, peri_native_cb native)
+{
+  return call_native(L, l_call_later_real, native);
+}
+
+/* The time limit (timeouts.lua) on top of the stack has come: its task is
+ * cancelled, and it remembers that it was it. */
+static void expire(lua_State *L, peri_runtime *rt)
+{
+  lua_pushliteral(L, "_task");
+  lua_rawget(L, -2);
+  rt->cancel_lacks_memory = false;
+  if (peri__to_future(L, rt, -1) != NULL)
+    peri__future_cancel(L, rt, lua_gettop(L), 0);
+  lua_pushliteral(L, "_state");
+  lua_pushliteral(L, "expiring");
+  lua_rawset(L, -4);
+  lua_pop(L, 1);
+}
+
+/* expire_soon(loop, limit), expire_later(loop, seconds, limit), expire_at(loop,
+ * when, limit): a handle each */
+static int l_expire_soon(lua_State *L)
+{
+  return call_native(L, l_call_soon, expire);
+}
+
+static int l_expire_later(lua_State *L)
+{
+  return call_native(L, l_call_later, expire);
+}
+
+static int l_expire_later_real(lua_State *L)
+{
+  return call_native(L, l_call_later_real, expire);
+}
+
+static int l_expire_at(lua_State *L)
+{
+  return call_native(L, l_call_at, expire);
+}
+
 /* -- Running and cancelling ---------------------------------------------------------- */
 
 /* The handle is out of every queue and holds nothing any more. It must be on
@@ -285,13 +390,29 @@ void peri__handle_run(lua_State *L, peri_runtime *rt, peri_node *node)
   peri_handle *handle = (peri_handle *)node;
   peri_loop *loop = handle->timer.loop;
   int n = handle->values, top = lua_gettop(L);
-  luaL_checkstack(L, n + 8, NULL);
   push_handle(L, handle);
+  if (peri_unlikely(handle->native != NULL)) {
+    lua_getiuservalue(L, top + 1, 2);
+    release(L, handle, top + 1);
+    handle->native(L, rt);
+    lua_settop(L, top);
+    return;
+  }
+  lua_getiuservalue(L, top + 1, 2);
+  int answer = handle->answers ? top + 2 : 0;
+  if (peri_unlikely(!lua_checkstack(L, n + 8))) {
+    release(L, handle, top + 1);
+    lua_pushliteral(L, "not enough memory");
+    if (!answer_with_error(L, rt, answer))
+      peri__report_error(L, rt, loop, "a callback could not be called");
+    lua_settop(L, top);
+    return;
+  }
   lua_getiuservalue(L, top + 1, n + 2);
   for (int i = 1; i <= n; i++)
     lua_getiuservalue(L, top + 1, i);
   release(L, handle, top + 1);
-  peri__call_in_context(L, rt, loop, n - 1, name_of(handle));
+  call_in_context(L, rt, loop, n - 1, name_of(handle), answer);
   lua_settop(L, top);
 }
 
@@ -393,6 +514,11 @@ static const luaL_Reg loop_methods[] = {
     {NULL, NULL}};
 
 static const luaL_Reg functions[] = {{"call_later_real", l_call_later_real},
+                                     {"call_answering", l_call_answering},
+                                     {"expire_soon", l_expire_soon},
+                                     {"expire_later", l_expire_later},
+                                     {"expire_later_real", l_expire_later_real},
+                                     {"expire_at", l_expire_at},
                                      {NULL, NULL}};
 
 /* The loop's metatable exists. */

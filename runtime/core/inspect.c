@@ -208,6 +208,10 @@ static void add_turn(lua_State *L, peri_runtime *rt, peri_task *task)
     lua_setfield(L, -2, "holder");
   }
   push_resource(L, task, 1);
+  if (peri__is_crew(L, rt, -1)) { /* nothing that the script knows */
+    lua_pop(L, 1);
+    return;
+  }
   if (peri__waiters_push_owner(L, rt, lua_gettop(L)))
     lua_replace(L, -2);
   lua_setfield(L, -2, "resource");
@@ -323,7 +327,7 @@ static int l_all_loops(lua_State *L)
 /* [] -> the tree of tasks goes to the log */
 static int print(lua_State *L)
 {
-  peri_runtime *rt = peri__rt(L);
+  peri_runtime *rt = peri_of(L);
   peri__require(L, "perilune.inspect");
   lua_getfield(L, -1, "tree");
   lua_call(L, 0, 1);
@@ -339,8 +343,7 @@ void peri__inspect_print(lua_State *L, peri_runtime *rt)
 {
   if (atomic_exchange(&rt->prints, 0) == 0 || !lua_checkstack(L, 8))
     return;
-  lua_pushlightuserdata(L, rt);
-  lua_pushcclosure(L, print, 1);
+  lua_pushcfunction(L, print);
   peri__call_protected(L, rt, peri__running_loop(rt), 0, "a look at the tasks");
 }
 

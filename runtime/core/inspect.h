@@ -14,13 +14,16 @@ bool peri__stuck(peri_runtime *rt, peri_loop *loop);
  */
 void peri__trace_task(lua_State *L, peri_task *task);
 
-/* waiters.c */
+/* locks.c */
 /* The task that holds the lock whose line this is, unless it has ended; NULL:
  * none, or there is nothing to hold. Valid until something is collected. */
 peri_task *peri__waiters_holder(peri_runtime *rt, peri_waiters *line);
 /* Pushes the owner of a line of the library's that stands at idx; false, and
  * nothing: something else stands there. */
 bool peri__waiters_push_owner(lua_State *L, peri_runtime *rt, int idx);
+
+/* crew.c */
+bool peri__is_crew(lua_State *L, peri_runtime *rt, int idx);
 
 /* gather.c: the one whose child a node of kind PERI_NODE_CHILD stands for. */
 peri_future *peri__gather_of(peri_node *node);

@@ -15,18 +15,20 @@
 
 enum { MOST_FRAMES = 1000 };
 
-/* Pushes the list of the functions of co's stack, bottom first. */
-static void push_functions(lua_State *L, lua_State *co)
+/* Pushes the list of the functions of co's stack from a level on, bottom
+ * first. */
+static void push_functions(lua_State *L, lua_State *co, int level)
 {
   lua_Debug ar;
-  int depth = 0;
-  while (depth < MOST_FRAMES && lua_getstack(co, depth, &ar))
-    depth++;
-  luaL_checkstack(L, 4, NULL);
-  lua_checkstack(co, 2);
-  lua_createtable(L, depth, 0);
-  for (int i = 1; i <= depth; i++) {
-    lua_getstack(co, depth - i, &ar);
+  int end = level;
+  while (end < MOST_FRAMES && lua_getstack(co, end, &ar))
+    end++;
+  peri__check_stack(L, 4);
+  if (!lua_checkstack(co, 2))
+    peri__no_memory(L);
+  lua_createtable(L, end - level, 0);
+  for (int i = 1; i <= end - level; i++) {
+    lua_getstack(co, end - i, &ar);
     lua_getinfo(co, "f", &ar);
     if (co != L)
       lua_xmove(co, L, 1);
@@ -34,32 +36,45 @@ static void push_functions(lua_State *L, lua_State *co)
   }
 }
 
-/* Notes the stack of co, unless it was noted before. */
-static void note(lua_State *L, peri_runtime *rt, lua_State *co)
+/* [runtime, coroutine]: notes its stack, unless it was noted before. */
+static int note(lua_State *L)
 {
-  luaL_checkstack(L, 6, NULL);
-  peri__push_ref(L, rt, PERI_REF_KILLS);
+  lua_State *co = lua_touserdata(L, 2);
+  peri__push_ref(L, lua_touserdata(L, 1), PERI_REF_KILLS);
+  if (!lua_checkstack(co, 1))
+    peri__no_memory(L);
   lua_pushthread(co);
   if (co != L)
     lua_xmove(co, L, 1);
   lua_pushvalue(L, -1);
-  if (lua_rawget(L, -3) == LUA_TNIL) {
-    lua_pop(L, 1);
-    push_functions(L, co);
-    lua_rawset(L, -3);
-  } else {
-    lua_pop(L, 2);
-  }
+  if (lua_rawget(L, -3) != LUA_TNIL)
+    return 0;
   lua_pop(L, 1);
+  push_functions(L, co, co == L ? 1 : 0); /* without this function */
+  lua_rawset(L, -3);
+  return 0;
+}
+
+/* Without memory for it the code may wait as if it unwound, until the grace is
+ * over: the kill itself is not to be lost to that. */
+static void note_protected(lua_State *L, peri_runtime *rt, lua_State *co)
+{
+  if (!lua_checkstack(L, 4))
+    return;
+  lua_pushcfunction(L, note);
+  lua_pushlightuserdata(L, rt);
+  lua_pushlightuserdata(L, co);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
 }
 
 int peri__throw_sentinel(lua_State *L, peri_runtime *rt, peri_sentinel which)
 {
   if (rt->task != NULL) {
     rt->task->flags |= PERI_T_UNWINDS;
-    note(L, rt, L);
+    note_protected(L, rt, L);
     if (rt->task->co != L)
-      note(L, rt, rt->task->co);
+      note_protected(L, rt, rt->task->co);
   }
   peri__push_sentinel(L, rt, which);
   return lua_error(L);
@@ -72,14 +87,14 @@ bool peri__unwinds(lua_State *L, peri_runtime *rt)
   if (!(rt->task->flags & PERI_T_UNWINDS))
     return false;
   int top = lua_gettop(L);
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__push_ref(L, rt, PERI_REF_KILLS);
   lua_pushthread(L);
   if (lua_rawget(L, top + 1) != LUA_TTABLE) {
     lua_settop(L, top); /* a coroutine that the __close itself made */
     return true;
   }
-  push_functions(L, L);
+  push_functions(L, L, 0);
   lua_Integer n = (lua_Integer)lua_rawlen(L, top + 2), i = 1;
   for (; i <= n; i++) {
     lua_rawgeti(L, top + 2, i);
@@ -90,7 +105,8 @@ bool peri__unwinds(lua_State *L, peri_runtime *rt)
       break;
   }
   lua_rawgeti(L, top + 2, i - 1);
-  bool unwinds = lua_iscfunction(L, -1);
+  /* All the same: what was protected is called again. */
+  bool unwinds = i <= n && lua_iscfunction(L, -1);
   lua_settop(L, top);
   return unwinds;
 }

@@ -20,6 +20,7 @@ typedef enum peri_node_kind {
   PERI_NODE_LINK,    /* a done callback (future.c) */
   PERI_NODE_CHILD,   /* a child of a gather has ended (gather.c) */
   PERI_NODE_AWAITED, /* a future of a wait for several has (several.c) */
+  PERI_NODE_MEMBER,  /* a future of a crew has (crew.c) */
   PERI_NODE_WATCH,   /* a descriptor or signal is ready (watch.c) */
   PERI_NODE_IO       /* a peri_io_node: something of io/ has come */
 } peri_node_kind;

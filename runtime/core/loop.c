@@ -38,6 +38,10 @@ void peri__push_loop(lua_State *L, peri_loop *loop)
     peri__push_ref(L, rt, PERI_REF_LOOP);
     return;
   }
+  if (loop == rt->dying) {
+    peri__push_ref(L, rt, PERI_REF_DYING);
+    return;
+  }
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
   lua_rawgetp(L, -1, loop);
   lua_replace(L, -2);
@@ -59,7 +63,7 @@ void peri__push_anchors(lua_State *L, peri_loop *loop)
 
 int peri__anchor(lua_State *L, peri_loop *loop)
 {
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   peri__push_anchors(L, loop);
   if (!lua_istable(L, -1))
     peri__throw(L, loop->rt, PERI_ERR_RUNTIME, "Event loop is closed");
@@ -154,7 +158,7 @@ static int kernel_init(peri_kernel *kernel, uv_loop_t *host_uv)
   return 0;
 }
 
-static void kernel_free(peri_runtime *rt, peri_loop *loop)
+void peri__kernel_free(peri_runtime *rt, peri_loop *loop)
 {
   peri_kernel *kernel = loop->kernel;
   if (kernel == NULL)
@@ -172,24 +176,36 @@ static void kernel_free(peri_runtime *rt, peri_loop *loop)
   peri__realloc(rt, kernel, sizeof *kernel, 0);
 }
 
-uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
+/* Makes the loop's part of the kernel, if there is none yet. */
+static int kernel_open(peri_runtime *rt, peri_loop *loop)
 {
-  peri_runtime *rt = loop->rt;
   if (loop->kernel != NULL)
-    return loop->kernel->uv;
+    return 0;
   peri_kernel *kernel = peri__realloc(rt, NULL, 0, sizeof *kernel);
   if (kernel == NULL)
-    luaL_error(L, "not enough memory");
+    return UV_ENOMEM;
   int code = kernel_init(kernel, loop->host_uv);
   if (code < 0) {
     peri__realloc(rt, kernel, sizeof *kernel, 0);
-    peri__throw_uv(L, rt, "uv_loop_init", code);
+    return code;
   }
   loop->kernel = kernel;
   loop->rounds_left = 1;
   if (rt->run != NULL && rt->run->loop == loop)
     peri__async_set(rt, &kernel->wake);
-  return kernel->uv;
+  return 0;
+}
+
+uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
+{
+  int code = kernel_open(loop->rt, loop);
+  if (code == UV_ENOMEM) {
+    lua_gc(L, LUA_GCCOLLECT);
+    code = kernel_open(loop->rt, loop);
+  }
+  if (code < 0)
+    peri__throw_uv(L, loop->rt, "uv_loop_init", code);
+  return loop->kernel->uv;
 }
 
 /* Lets libuv run its callbacks; waits for delay nanoseconds (< 0: for ever). */
@@ -372,7 +388,14 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
   if (delay == INT64_MAX && peri__idle(rt, loop) &&
       (jump(rt) || peri__deadlock(L, rt)))
     return;
-  peri__loop_uv(L, loop);
+  int code = kernel_open(rt, loop);
+  if (code == UV_ENOMEM) { /* does without it, until there is memory */
+    lua_gc(L, LUA_GCCOLLECT);
+    uv_sleep(1);
+    return;
+  }
+  if (code < 0)
+    peri__throw_uv(L, rt, "uv_loop_init", code);
   if (delay == INT64_MAX)
     delay = -1;
   if (atomic_load(&rt->attention) != 0)
@@ -411,6 +434,9 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
     break;
   case PERI_NODE_AWAITED:
     peri__several_ended(node);
+    break;
+  case PERI_NODE_MEMBER:
+    peri__crew_member(L, rt, node);
     break;
   case PERI_NODE_WATCH:
     peri__watch_run(L, rt, node);
@@ -588,7 +614,7 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_ANCHORS);
   peri__set_ref(L, rt, PERI_REF_LOOP);
   run->outer = rt->run;
-  run->ended = false;
+  run->ended = run->no_memory = false;
   run->deadlocks = 0;
   run->abort = PERI_SENTINEL_NONE;
   rt->run = run;
@@ -626,9 +652,19 @@ static int drive(lua_State *L)
 {
   peri_run_record *run = lua_touserdata(L, 1);
   peri_runtime *rt = run->loop->rt;
+  peri__check_stack(L, PERI_ROOM);
   while (!run->ended)
     peri__turn(L, rt, true);
   return 0;
+}
+
+static void end_and_recover(lua_State *L, peri_runtime *rt,
+                            peri_run_record *run, int status)
+{
+  peri_loop *loop = run->loop;
+  peri__run_end(L, rt, run);
+  if (status != LUA_OK)
+    peri__tasks_recover(L, rt, loop);
 }
 
 /* Drives the run to its end on this thread. Returns a Lua status; an error
@@ -650,8 +686,8 @@ int peri__run_drive(lua_State *L, peri_runtime *rt, peri_run_record *run)
   int status = lua_pcall(L, 1, 0, 0);
   peri__sigpipe_restore(rt);
   while (rt->run != run)
-    peri__run_end(L, rt, rt->run);
-  peri__run_end(L, rt, run);
+    end_and_recover(L, rt, rt->run, status);
+  end_and_recover(L, rt, run, status);
   rt->task = peri__task_now(task);
   rt->current = current;
   rt->frames = frames;
@@ -688,92 +724,4 @@ peri_loop *peri__loop_new(lua_State *L, peri_runtime *rt, uv_loop_t *host_uv)
   if (rt->debug)
     peri__debug_note(L, rt, -1);
   return loop;
-}
-
-static void report_destroyed(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                             peri_task *task)
-{
-  luaL_checkstack(L, 10, NULL);
-  lua_createtable(L, 0, 3);
-  lua_pushliteral(L, "Task was destroyed but it is pending!");
-  lua_setfield(L, -2, "message");
-  peri__task_name(L, rt, task, 0);
-  lua_setfield(L, -2, "task");
-  peri__push_task(L, task);
-  lua_insert(L, -2);
-  peri__debug_tell_source(L, rt, -2);
-  lua_remove(L, -2);
-  peri__report(L, rt, loop);
-}
-
-/* Takes out what is queued: nothing of the loop runs any more. */
-static void drop_queue(lua_State *L, peri_runtime *rt, peri_list *queue)
-{
-  while (!peri__list_empty(queue)) {
-    peri_node *node = peri__list_shift(queue);
-    if (node->kind == PERI_NODE_HANDLE)
-      peri__handle_drop(L, rt, node);
-  }
-}
-
-/* Timers of handles, and gathers that stand among the callbacks of futures:
- * found by the table of anchors. */
-static void drop_anchored(lua_State *L, peri_runtime *rt, peri_loop *loop)
-{
-  peri__push_anchors(L, loop);
-  lua_pushnil(L);
-  while (lua_next(L, -2)) {
-    if (lua_type(L, -1) == LUA_TUSERDATA) {
-      peri__handle_forget(L, rt, lua_gettop(L));
-      peri__gather_forget(L, rt, lua_gettop(L));
-    }
-    lua_pop(L, 1);
-  }
-  lua_pop(L, 1);
-}
-
-static void close_open(peri_loop *loop)
-{
-  while (!peri__list_empty(&loop->open)) {
-    peri_io *io = (peri_io *)peri__list_shift(&loop->open);
-    io->close(io);
-  }
-}
-
-void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop)
-{
-  if (loop->closed || loop->closing)
-    return;
-  loop->closing = true;
-  luaL_checkstack(L, 16, NULL);
-  while (loop->tasks != NULL) {
-    peri__push_task(L, loop->tasks);
-    peri_task *task = lua_touserdata(L, -1);
-    report_destroyed(L, rt, loop, task);
-    if (loop->tasks == task)
-      peri__task_destroy(L, rt, task);
-    lua_pop(L, 1);
-  }
-  peri__watch_close_all(L, rt, loop);
-  close_open(loop);
-  drop_queue(L, rt, &loop->batch);
-  drop_queue(L, rt, &loop->ready);
-  drop_anchored(L, rt, loop);
-  peri__unseen_report(L, rt, loop);
-  kernel_free(rt, loop);
-  peri__list_init(&loop->ready); /* watchers that closed just now */
-  peri__realloc(rt, loop->pool,
-                (size_t)loop->pool_capacity * sizeof *loop->pool, 0);
-  loop->pool = NULL;
-  loop->pooled = loop->pool_capacity = 0;
-  peri__clock_unuse(L, loop->clock);
-  loop->clock = rt->clock;
-  loop->closed = true;
-  loop->closing = false;
-  peri__push_loop(L, loop);
-  if (lua_type(L, -1) == LUA_TUSERDATA) {
-    lua_newtable(L);
-    lua_setiuservalue(L, -2, PERI_LOOP_UV_ANCHORS);
-  }
-  lua_pop(L, 1);
 }

@@ -23,6 +23,8 @@ static int throw_running(lua_State *L, peri_runtime *rt, peri_loop *loop)
 static int conclude(lua_State *L, peri_runtime *rt)
 {
   peri_run_record *run = lua_touserdata(L, RUN_RECORD);
+  if (run->no_memory)
+    return peri__no_memory(L);
   if (run->deadlocks > 0) {
     lua_getiuservalue(L, RUN_RECORD, PERI_RUN_UV_STAND_IN);
     lua_replace(L, RUN_GOAL);
@@ -132,12 +134,17 @@ static int l_gc(lua_State *L)
   peri_loop *loop = lua_touserdata(L, 1);
   if (loop->closed)
     return 0;
+  /* The weak table has lost it as garbage. */
+  peri_loop *outer = rt->dying;
   if (loop->debug)
     peri__debug_unclosed(L, rt, 1, "unclosed event loop %s");
-  peri__push_ref(L, rt, PERI_REF_OBJECTS); /* it was taken out as garbage */
+  peri__push_ref(L, rt, PERI_REF_DYING);
   lua_pushvalue(L, 1);
-  lua_rawsetp(L, -2, loop);
+  peri__set_ref(L, rt, PERI_REF_DYING);
+  rt->dying = loop;
   peri__loop_close(L, rt, loop);
+  rt->dying = outer;
+  peri__set_ref(L, rt, PERI_REF_DYING);
   return 0;
 }
 
@@ -440,11 +447,5 @@ void peri__loop_open(lua_State *L, peri_runtime *rt)
   lua_pushcclosure(L, l_index, 2);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_LOOP);
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_ANCHORS);
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_EVENT_LOOP);
   peri__register(L, rt, functions);
 }

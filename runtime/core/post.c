@@ -126,7 +126,6 @@ static void run_posts(lua_State *L, peri_runtime *rt)
   peri_post_record *post = take_posts(rt);
   while (post != NULL) {
     peri_post_record *next = post->next;
-    luaL_checkstack(L, 8, NULL);
     lua_pushnil(L); /* the context */
     lua_pushcfunction(L, call_post);
     lua_pushlightuserdata(L, post);
@@ -159,10 +158,12 @@ static void run_interrupts(lua_State *L, peri_runtime *rt)
     return;
   if (rt->interrupt_stage == 0 && task != NULL) {
     rt->interrupt_stage = 1;
+    rt->cancel_lacks_memory = false;
     peri__push_task(L, task);
     peri__task_cancel(L, rt, lua_gettop(L), 0);
     lua_pop(L, 1);
-    return;
+    if (!rt->cancel_lacks_memory)
+      return;
   }
   rt->interrupt_stage = 2;
   if (task != NULL && task->wait != PERI_WAIT_RUN)

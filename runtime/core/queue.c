@@ -193,7 +193,7 @@ static int finish(lua_State *L, int status, lua_KContext ctx)
 static int limited(lua_State *L, peri_queue *queue, const char *method, int at)
 {
   lua_settop(L, at);
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   peri__require(L, "perilune.queues");
   lua_getfield(L, -1, "limited");
   lua_replace(L, at + 1);

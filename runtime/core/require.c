@@ -66,7 +66,8 @@ static void open_record(lua_State *L)
   lua_rawset(L, lua_upvalueindex(RECORDS));
 }
 
-/* __close(record): those who wait for it are woken. */
+/* __close(record): those who wait for it are woken. Needs no memory: they would
+ * wait for ever. */
 static int l_close_record(lua_State *L)
 {
   lua_settop(L, 1);
@@ -78,11 +79,14 @@ static int l_close_record(lua_State *L)
     lua_pushnil(L);
     lua_rawset(L, lua_upvalueindex(CLOSE_RECORDS));
   }
-  if (lua_rawlen(L, 1) == 0)
-    return 0;
-  push_helper(L, "wake");
-  lua_pushvalue(L, 1);
-  lua_call(L, 1, 0);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_settop(L, 1);
+    lua_rawgeti(L, 1, i);
+    peri_future *future = peri__to_future(L, peri__rt(L), 2);
+    if (future->state == PERI_PENDING)
+      peri__future_resolve_packed(L, 2, 0);
+  }
   return 0;
 }
 
@@ -220,7 +224,7 @@ static void make_require(lua_State *L, peri_runtime *rt)
 
 void peri__require_push(lua_State *L, peri_runtime *rt)
 {
-  if (rt->ref[PERI_REF_REQUIRE] == 0)
+  if (!peri__has_ref(L, rt, PERI_REF_REQUIRE))
     make_require(L, rt);
   peri__push_ref(L, rt, PERI_REF_REQUIRE);
 }

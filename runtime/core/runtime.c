@@ -27,6 +27,36 @@ void *peri__realloc(peri_runtime *rt, void *block, size_t old_size,
   return rt->alloc(rt->alloc_ud, block, block != NULL ? old_size : 0, new_size);
 }
 
+int peri__no_memory(lua_State *L)
+{
+  lua_pushliteral(L, "not enough memory");
+  return lua_error(L);
+}
+
+bool peri__is_no_memory(lua_State *L, int idx)
+{
+  return lua_type(L, idx) == LUA_TSTRING &&
+         strcmp(lua_tostring(L, idx), "not enough memory") == 0;
+}
+
+/* Lua's answer is the same for a stack as high as it may be and for a want of
+ * memory, of which it has collected the garbage. */
+void peri__no_room_in(lua_State *L, lua_State *co, int n)
+{
+  lua_newuserdatauv(L, 64 * (size_t)n, 0); /* raises, if that is it */
+  lua_pop(L, 1);
+  if (lua_checkstack(co, n))
+    peri__no_memory(L); /* there is some again, but we have failed */
+}
+
+void peri__no_room(lua_State *L, int n)
+{
+  lua_newuserdatauv(L, 64 * (size_t)n, 0);
+  lua_pop(L, 1);
+  if (!lua_checkstack(L, n))
+    luaL_error(L, "stack overflow");
+}
+
 peri_runtime *peri_of(lua_State *L)
 {
   if (!lua_checkstack(L, 1))
@@ -45,10 +75,6 @@ void peri__set_ref(lua_State *L, peri_runtime *rt, int ref)
   if (lua_isnil(L, -1)) {
     lua_pop(L, 1);
     lua_pushboolean(L, false);
-  }
-  if (rt->ref[ref] == 0) {
-    lua_pushboolean(L, true);
-    rt->ref[ref] = luaL_ref(L, LUA_REGISTRYINDEX);
   }
   lua_rawseti(L, LUA_REGISTRYINDEX, rt->ref[ref]);
 }
@@ -127,7 +153,7 @@ static int load_bundled(lua_State *L)
 
 void peri__require(lua_State *L, const char *name)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, name) == LUA_TNIL) {
     lua_pop(L, 1);
@@ -297,7 +323,7 @@ void peri__at_close(lua_State *L, void (*fn)(void *), void *argument)
 {
   peri_runtime *rt = peri_of(L);
   PERI_CHECK(rt != NULL);
-  luaL_checkstack(L, 4, NULL);
+  peri__check_stack(L, 4);
   peri__push_ref(L, rt, PERI_REF_CLOSERS);
   peri_closer *closer = lua_newuserdatauv(L, sizeof *closer, 0);
   *closer = (peri_closer){fn, argument};
@@ -319,8 +345,18 @@ static void run_closers(lua_State *L, peri_runtime *rt)
 
 /* -- Opening and closing --------------------------------------------------------------------- */
 
+/* All of them at once: to set one later needs no memory. */
+static void reserve_refs(lua_State *L, peri_runtime *rt)
+{
+  for (int i = 0; i < PERI_REF_COUNT; i++) {
+    lua_pushboolean(L, false);
+    rt->ref[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+}
+
 static void open_parts(lua_State *L, peri_runtime *rt)
 {
+  reserve_refs(L, rt);
   lua_newtable(L);
   peri__set_ref(L, rt, PERI_REF_CORE);
   lua_newtable(L);
@@ -330,20 +366,18 @@ static void open_parts(lua_State *L, peri_runtime *rt)
   peri__weak_table(L, rt, PERI_REF_OWED, "k");
   peri__weak_table(L, rt, PERI_REF_NAMES, "k");
   peri__weak_table(L, rt, PERI_REF_KILLS, "k");
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_BASE);
-  lua_pushboolean(L, false);
-  peri__set_ref(L, rt, PERI_REF_CONTEXT);
   peri__error_open(L, rt);
   peri__trace_open(L, rt);
   peri__debug_open(L, rt);
   peri__clock_open(L, rt);
   peri__future_open(L, rt);
+  peri__link_open(L, rt);
+  peri__crew_open(L, rt);
   peri__task_open(L, rt);
   peri__task_lua_open(L, rt);
   peri__context_open(L, rt);
   peri__wait_open(L, rt);
-  peri__waiters_open(L, rt);
+  peri__locks_open(L, rt);
   peri__queue_open(L, rt);
   peri__awaitable_open(L, rt);
   peri__gather_open(L, rt);
@@ -382,7 +416,7 @@ static void close_loop(lua_State *L, peri_runtime *rt)
 
 void peri__push_loops(lua_State *L, peri_runtime *rt)
 {
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   lua_newtable(L); /* the weak table may change meanwhile */
   int list = lua_gettop(L);
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
@@ -470,6 +504,7 @@ void peri__detach(peri_runtime *rt)
   peri__post_fini(rt);
   free(rt->error);
   rt->error = NULL;
+  rt->error_lost = false;
 }
 
 static int l_gc(lua_State *L)

@@ -35,15 +35,15 @@ struct peri_several {
 
 enum { UV_LIST = 1 };
 
-static peri_several *check_several(lua_State *L, peri_runtime *rt)
+static peri_several *check_several(lua_State *L, peri_runtime *rt, int arg)
 {
-  if (lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1)) {
+  if (lua_type(L, arg) == LUA_TUSERDATA && lua_getmetatable(L, arg)) {
     const void *meta = lua_topointer(L, -1);
     lua_pop(L, 1);
     if (meta == rt->meta_several)
-      return lua_touserdata(L, 1);
+      return lua_touserdata(L, arg);
   }
-  peri__arg_type_error(L, rt, 1, "wait");
+  peri__arg_type_error(L, rt, arg, "wait");
   return NULL;
 }
 
@@ -134,11 +134,26 @@ static int l_several(lua_State *L)
   return 1;
 }
 
-/* several_release(several): the time is up */
-static int l_release(lua_State *L)
+static void time_is_up(lua_State *L, peri_runtime *rt)
 {
-  release(check_several(L, peri__rt(L)));
-  return 0;
+  (void)rt;
+  release(lua_touserdata(L, -1));
+}
+
+/* several_limit(loop, seconds, several) -> handle */
+static int l_limit(lua_State *L)
+{
+  lua_settop(L, 3);
+  check_several(L, peri__rt(L), 3);
+  return peri__call_later_native(L, time_is_up);
+}
+
+/* several_limit_real(loop, seconds, several) -> handle: by the real clock */
+static int l_limit_real(lua_State *L)
+{
+  lua_settop(L, 3);
+  check_several(L, peri__rt(L), 3);
+  return peri__call_later_real_native(L, time_is_up);
 }
 
 /* Pushes the lists of those that are done and of those that are not. */
@@ -148,7 +163,7 @@ static int push_lists(lua_State *L, peri_several *several)
   uint32_t ended = 0;
   for (uint32_t i = 0; i < several->count; i++)
     ended += several->awaited[i].future->state != PERI_PENDING;
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   lua_getiuservalue(L, 1, UV_LIST);
   if (ended == several->count) {
     lua_newtable(L);
@@ -189,7 +204,7 @@ static void look_at(peri_loop *loop, peri_awaited *awaited)
 static int l_wait(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_several *several = check_several(L, rt);
+  peri_several *several = check_several(L, rt, 1);
   peri_task *task = peri__wait_check(L, rt, "wait");
   if (several->task != NULL)
     return peri__throw(L, rt, PERI_ERR_RUNTIME, "this wait is under way");
@@ -205,7 +220,8 @@ static int l_wait(lua_State *L)
 }
 
 static const luaL_Reg functions[] = {{"several", l_several},
-                                     {"several_release", l_release},
+                                     {"several_limit", l_limit},
+                                     {"several_limit_real", l_limit_real},
                                      {"several_wait", l_wait},
                                      {NULL, NULL}};
 

@@ -72,12 +72,18 @@ static bool pool_room(peri_runtime *rt, peri_loop *loop)
   return true;
 }
 
+static int throw_too_many(lua_State *L, lua_State *co, int values)
+{
+  peri__no_room_in(L, co, values);
+  return luaL_error(L, "too many arguments for a task");
+}
+
 void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
                               int values)
 {
   while ((uint32_t)loop->pooled < n) {
     if (!pool_room(loop->rt, loop))
-      luaL_error(L, "not enough memory");
+      peri__no_memory(L);
     int anchor;
     lua_State *co = new_coroutine(L, loop, &anchor);
     loop->pool[loop->pooled++] = (peri_pooled){co, anchor};
@@ -86,7 +92,7 @@ void peri__coroutines_reserve(lua_State *L, peri_loop *loop, uint32_t n,
     return;
   for (uint32_t i = 1; i <= n; i++)
     if (!lua_checkstack(loop->pool[(uint32_t)loop->pooled - i].co, values))
-      luaL_error(L, "too many arguments for a task");
+      throw_too_many(L, loop->pool[(uint32_t)loop->pooled - i].co, values);
 }
 
 void peri__task_take_reserved(peri_task *task)
@@ -175,25 +181,33 @@ static void leave(lua_State *L, peri_runtime *rt, peri_task *task)
   free_frames(rt, task);
 }
 
-static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
-                           int idx)
+/* [task, runtime] */
+static int build_spawned(lua_State *L)
 {
-  peri__future_push_error(L, rt, idx);
+  peri_runtime *rt = lua_touserdata(L, 2);
   lua_createtable(L, 0, 4);
   lua_pushliteral(L, "a spawned task failed");
   lua_setfield(L, -2, "message");
-  lua_pushvalue(L, -2);
+  peri__future_push_error(L, rt, 1);
   lua_setfield(L, -2, "exception");
-  peri__task_name(L, rt, task, idx);
+  peri__task_name(L, rt, lua_touserdata(L, 1), 1);
   lua_setfield(L, -2, "task");
-  lua_getiuservalue(L, idx, PERI_UV_LINKS);
-  lua_getiuservalue(L, -1, 1);
-  peri__trace_text(L, rt);
-  lua_setfield(L, -3, "traceback");
+  if (lua_getiuservalue(L, 1, PERI_UV_LINKS) == LUA_TUSERDATA) {
+    lua_getiuservalue(L, -1, 1);
+    peri__trace_text(L, rt);
+    lua_setfield(L, -3, "traceback");
+  }
   lua_pop(L, 1);
-  peri__debug_tell_source(L, rt, idx);
-  peri__report(L, rt, task->future.loop);
-  lua_pop(L, 1);
+  return 1;
+}
+
+static void report_spawned(lua_State *L, peri_runtime *rt, peri_task *task,
+                           int idx)
+{
+  lua_pushvalue(L, idx);
+  lua_pushlightuserdata(L, rt);
+  peri__report_built(L, rt, task->future.loop, build_spawned, 2,
+                     "a spawned task failed");
 }
 
 /* The error on top of the stack is the task's end. */
@@ -257,17 +271,17 @@ static int conclude(lua_State *co, peri_runtime *rt, peri_task *task,
     }
     task = promote(co, rt, task);
   }
-  if (status == LUA_ERRMEM) {
+  if (status == LUA_ERRMEM)
     task->flags |= PERI_T_SPOILT;
-    task->future.flags |= PERI_F_NO_MEMORY;
-  }
   if (status != LUA_OK && status != LUA_YIELD) {
     fail(co, rt, task, ROOT_TASK);
   } else if (task->flags & (PERI_T_MUST_CANCEL | PERI_T_ASKED)) {
     conclude_asked(co, rt, task, values);
   } else {
+    if (values > 1) /* while the task can still fail */
+      peri__future_pack(co, values);
     leave(co, rt, task);
-    peri__future_resolve(co, rt, ROOT_TASK, values);
+    peri__future_resolve_packed(co, ROOT_TASK, values);
   }
   return 0;
 }
@@ -378,7 +392,7 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   int nargs = lua_gettop(L) - fn;
   if (loop_idx != 0)
     loop_idx = lua_absindex(L, loop_idx);
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
   peri__task_init(rt, task, loop);
   peri__push_ref(L, rt, PERI_REF_TASK);
@@ -392,8 +406,10 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_State *co = task->co;
   if (peri_unlikely(nargs + 8 > LUA_MINSTACK) &&
       !lua_checkstack(co, nargs + 8)) {
+    peri__push_anchors(L, loop);
+    lua_rawgeti(L, -1, task->anchor);
     peri__unanchor(L, loop, task->anchor);
-    luaL_error(L, "too many arguments for a task");
+    throw_too_many(L, co, nargs + 8);
   }
   peri__push_ref(co, rt, PERI_REF_ROOT);
   lua_pushvalue(L, -1);
@@ -416,7 +432,7 @@ static int hand_down(peri_runtime *rt, lua_State *co, lua_State *below,
     n = 1;
   if (!lua_checkstack(below, n + 4)) {
     lua_pop(co, n);
-    lua_pushliteral(below, "too many results to resume");
+    lua_pushliteral(below, "not enough memory"); /* Lua has it always */
     rt->inner_status = LUA_ERRRUN;
     return 1;
   }
@@ -470,20 +486,30 @@ static void close_coroutines(lua_State *L, peri_runtime *rt, peri_task *task)
 static int l_promote(lua_State *L)
 {
   peri_task *task = lua_touserdata(L, 1);
-  promote(L, task->future.loop->rt, task);
-  return 0;
+  peri__task_promote(L, task->future.loop->rt, task);
+  return 1;
 }
 
-/* False: out of memory. */
-static bool promote_protected(lua_State *L, peri_runtime *rt, peri_task *bare)
+/* Pushes what becomes of the bare task; false, and nothing: out of memory. */
+static bool push_promoted(lua_State *L, peri_task *bare)
 {
-  (void)rt;
   lua_pushcfunction(L, l_promote);
   lua_pushlightuserdata(L, bare);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK)
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK)
     return true;
   lua_pop(L, 1);
   return false;
+}
+
+bool peri__task_make_plain(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  (void)rt;
+  if (!(task->flags & PERI_T_BARE))
+    return true;
+  if (!push_promoted(L, task))
+    return false;
+  lua_pop(L, 1);
+  return true;
 }
 
 /* The root itself failed: out of memory, or no C stack left, which a first
@@ -494,19 +520,15 @@ static void root_failed(lua_State *L, peri_runtime *rt, peri_task *task,
 {
   peri_loop *loop = task->future.loop;
   int anchor = task->anchor, top = lua_gettop(L);
-  luaL_checkstack(L, 16, NULL);
-  if (task->flags & PERI_T_BARE && !promote_protected(L, rt, task)) {
-    close_coroutines(L, rt, task);
-    leave(L, rt, task);
-    peri__bare_lost(task);
-    peri__unanchor(L, loop, anchor);
+  if (idx != 0) {
+    lua_pushvalue(L, idx);
+  } else if (!(task->flags & PERI_T_BARE)) {
+    peri__push_task(L, task);
+  } else if (!push_promoted(L, task)) {
+    peri__task_drop(L, rt, task);
     return;
   }
-  task = peri__task_now(task);
-  if (idx != 0)
-    lua_pushvalue(L, idx);
-  else
-    peri__push_task(L, task);
+  task = lua_touserdata(L, -1);
   lua_xmove(task->co, L, 1);
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING)
@@ -669,7 +691,10 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
   int top = lua_gettop(L);
   size_t links = 0;
   idx = lua_absindex(L, idx);
-  luaL_checkstack(L, 8, NULL);
+  if (!lua_checkstack(L, 8)) {
+    rt->cancel_lacks_memory = true;
+    return false;
+  }
   for (;;) {
     peri_task *task = lua_touserdata(L, idx);
     task->cancels++;
@@ -707,7 +732,10 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;
     }
-    if (!peri__future_cancel(L, rt, lua_gettop(L), message_idx))
+    bool asked = peri__future_cancel(L, rt, lua_gettop(L), message_idx);
+    if (rt->cancel_lacks_memory && task->wait == PERI_WAIT_FUTURE)
+      wake_with(task, PERI_OUTCOME_CANCEL); /* it comes at least here */
+    else if (!asked)
       task->flags |= PERI_T_MUST_CANCEL;
     break;
   }
@@ -744,19 +772,35 @@ void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
                                                  : PERI_OUTCOME_KILL);
 }
 
-void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
+/* Takes the task out of every queue. */
+static void take_out(lua_State *L, peri_runtime *rt, peri_task *task)
 {
-  peri_loop *loop = task->future.loop;
-  int anchor = task->anchor, top = lua_gettop(L);
-  luaL_checkstack(L, 16, NULL);
-  peri__push_task(L, task);
-  task = lua_touserdata(L, -1);
   withdraw(task);
   if (task->wait == PERI_WAIT_SEVERAL)
     peri__several_abandon(task);
   task->wait = PERI_WAIT_NONE;
   if (task->flags & (PERI_T_IN_LINE | PERI_T_TURN))
     peri__waiters_abandon(L, rt, task);
+}
+
+void peri__task_drop(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_loop *loop = task->future.loop;
+  int anchor = task->anchor;
+  take_out(L, rt, task);
+  close_coroutines(L, rt, task);
+  leave(L, rt, task);
+  peri__bare_lost(task);
+  peri__unanchor(L, loop, anchor);
+}
+
+void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task)
+{
+  peri_loop *loop = task->future.loop;
+  int anchor = task->anchor, top = lua_gettop(L);
+  peri__push_task(L, task);
+  task = lua_touserdata(L, -1);
+  take_out(L, rt, task);
   close_coroutines(L, rt, task);
   if (task->future.state == PERI_PENDING) {
     leave(L, rt, task);

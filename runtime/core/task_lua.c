@@ -31,7 +31,7 @@ static void set_name(lua_State *L, peri_runtime *rt, int task_idx, int idx)
   idx = lua_absindex(L, idx);
   task_idx = lua_absindex(L, task_idx);
   peri_task *task = lua_touserdata(L, task_idx);
-  luaL_checkstack(L, 4, NULL);
+  peri__check_stack(L, 4);
   peri__push_ref(L, rt, PERI_REF_NAMES);
   lua_pushvalue(L, task_idx);
   luaL_tolstring(L, idx, NULL);
@@ -44,7 +44,7 @@ static void set_name(lua_State *L, peri_runtime *rt, int task_idx, int idx)
 static void by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop, int fn,
                        const peri_spec *spec)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__push_setting(L, loop, "task_factory");
   peri__push_loop(L, loop);
   lua_pushvalue(L, fn);
@@ -189,7 +189,7 @@ static void read_table(lua_State *L, peri_runtime *rt, int first,
   if (n < 0 || n > 100000)
     peri__throw(L, rt, PERI_ERR_VALUE, "a call table of %I values",
                 (LUAI_UACINT)n);
-  luaL_checkstack(L, (int)n + 8, NULL);
+  peri__check_stack(L, (int)n + 8);
   for (lua_Integer i = from; i <= n; i++)
     lua_geti(L, list, i);
   if (list != first)
@@ -295,9 +295,7 @@ static int l_cancelling(lua_State *L)
 static int l_uncancel(lua_State *L)
 {
   peri_task *task = peri__check_task(L, peri__rt(L), 1);
-  if (task->cancels > 0 && --task->cancels == 0)
-    task->flags &= (uint16_t) ~(PERI_T_MUST_CANCEL | PERI_T_ASKED);
-  lua_pushinteger(L, task->cancels);
+  lua_pushinteger(L, peri__task_uncancel(task));
   return 1;
 }
 
@@ -350,7 +348,7 @@ static int forget_timer(lua_State *L)
 static void after(lua_State *L, peri_runtime *rt, peri_task *task,
                   lua_Number seconds, lua_CFunction fn)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__push_loop(L, task->future.loop);
   lua_getfield(L, -1, "call_later");
   lua_insert(L, -2);
@@ -429,7 +427,7 @@ static void push_stack(lua_State *L, peri_task *task)
     return;
   }
   int n = frames != NULL ? frames->n : 0;
-  luaL_checkstack(L, n + 8, NULL);
+  peri__check_stack(L, n + 8);
   for (int i = n - 1; i >= 0; i--)
     luaL_traceback(L, frames->v[i].co, NULL, 0);
   luaL_traceback(L, task->co, NULL, 0);
@@ -511,7 +509,7 @@ static int l_own(lua_State *L)
   int n = lua_gettop(L);
   if (rt->task == NULL)
     return 0;
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   peri__push_ref(L, rt, PERI_REF_OWED);
   peri__push_task(L, rt->task);
   lua_pushvalue(L, -1);

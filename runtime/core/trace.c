@@ -161,7 +161,7 @@ void peri__trace_here(lua_State *L)
 {
   lua_Debug ar;
   int level = 0;
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   lua_newtable(L);
   int trace = lua_gettop(L);
   if (!peri__script_level(L, &level, &ar))
@@ -209,7 +209,7 @@ void peri__push_public_name(lua_State *L, int function)
       LUA_IOLIBNAME, LUA_OSLIBNAME,  LUA_MATHLIBNAME, LUA_COLIBNAME,
       LUA_DBLIBNAME, LUA_LOADLIBNAME};
   function = lua_absindex(L, function);
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   int loaded = lua_gettop(L) + 1;
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
@@ -230,7 +230,7 @@ void peri__push_public_name(lua_State *L, int function)
 void peri__push_place(lua_State *L, int function)
 {
   lua_Debug ar;
-  luaL_checkstack(L, 6, NULL);
+  peri__check_stack(L, 6);
   if (lua_isfunction(L, function))
     lua_pushvalue(L, function);
   else if (luaL_getmetafield(L, function, "__call") == LUA_TNIL)
@@ -426,7 +426,7 @@ void peri__trace_append(lua_State *L, peri_runtime *rt, int idx,
 void peri__trace_task(lua_State *L, peri_task *task)
 {
   peri_frames *frames = task->frames;
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   lua_createtable(L, 4 * TRIPLE, 0);
   int trace = lua_gettop(L);
   for (int i = frames != NULL ? frames->n - 1 : -1; i >= 0; i--)
@@ -435,14 +435,34 @@ void peri__trace_task(lua_State *L, peri_task *task)
     add_frames(L, task->co, 0, peri__last_level(task->co) - 1, trace);
 }
 
+/* [error, runtime, coroutine, level] */
+static int add_stack_protected(lua_State *L)
+{
+  add_stack(L, lua_touserdata(L, 2), lua_touserdata(L, 3),
+            (int)lua_tointeger(L, 4), 1);
+  return 0;
+}
+
+/* Adds the frames of co to the error at idx: an error without a trace, if there
+ * is no memory for one, is not to be lost to that. */
+static void try_add_stack(lua_State *L, peri_runtime *rt, lua_State *co,
+                          int level, int idx)
+{
+  lua_pushcfunction(L, add_stack_protected);
+  lua_pushvalue(L, idx);
+  lua_pushlightuserdata(L, rt);
+  lua_pushlightuserdata(L, co);
+  lua_pushinteger(L, level);
+  if (lua_pcall(L, 4, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+}
+
 void peri__trace_coroutine(lua_State *L, peri_runtime *rt, lua_State *co,
                            int idx)
 {
   idx = lua_absindex(L, idx);
-  if (!lua_checkstack(L, 12) || peri__sentinel_of(L, rt, idx))
-    return;
-  add_stack(L, rt, co, 0, idx);
-  lua_pop(L, 1);
+  if (lua_checkstack(L, 8) && !peri__sentinel_of(L, rt, idx))
+    try_add_stack(L, rt, co, 0, idx);
 }
 
 int peri__trace_handler(lua_State *L)
@@ -458,8 +478,7 @@ int peri__trace_handler(lua_State *L)
   /* frames of cancellations are not worth their time */
   if (peri__sentinel_of(L, rt, 1) || peri__is_cancelled_error(L, rt, 1))
     return 1;
-  add_stack(L, rt, L, 1, 1);
-  lua_settop(L, 1);
+  try_add_stack(L, rt, L, 2, 1); /* above this function and the protected one */
   return 1;
 }
 
@@ -497,7 +516,7 @@ void peri__trace_text_under(lua_State *L, const char *heading)
     lua_pushliteral(L, "");
     return;
   }
-  luaL_checkstack(L, 10, NULL);
+  peri__check_stack(L, 10);
   int trace = lua_gettop(L);
   lua_Integer n = (lua_Integer)lua_rawlen(L, trace);
   lua_createtable(L, (int)(n / TRIPLE) + 1, 0);

@@ -88,7 +88,12 @@ static void call(lua_State *L, peri_runtime *rt, peri_loop *loop, int watcher,
   lua_getfield(L, list, "n");
   int n = (int)lua_tointeger(L, -1);
   lua_pop(L, 1);
-  luaL_checkstack(L, n + 8, NULL);
+  if (!lua_checkstack(L, n + 8)) {
+    lua_pushliteral(L, "not enough memory");
+    peri__report_error(L, rt, loop, "a callback could not be called");
+    lua_settop(L, list - 1);
+    return;
+  }
   lua_getfield(L, list, "context");
   for (int i = 1; i <= n; i++)
     lua_rawgeti(L, list, i);
@@ -105,7 +110,6 @@ void peri__watch_run(lua_State *L, peri_runtime *rt, peri_node *node)
   peri_loop *loop = watcher->loop;
   int events = watcher->events, top = lua_gettop(L);
   watcher->events = 0;
-  luaL_checkstack(L, 8, NULL);
   if (watcher->closing) {
     peri__unanchor(L, loop, watcher->anchor);
     return;

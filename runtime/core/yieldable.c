@@ -16,7 +16,7 @@ enum { LONGEST_CHAIN = 2000 };
 
 int peri__fail(lua_State *L)
 {
-  if (strcmp(lua_tostring(L, -1), "not enough memory") == 0)
+  if (peri__is_no_memory(L, -1))
     return lua_error(L);
   luaL_where(L, 1);
   lua_insert(L, -2);
@@ -196,7 +196,7 @@ static int call_handler(lua_State *L, peri_runtime *rt, int calls)
     lua_pushliteral(L, "error in error handling");
     return 2;
   }
-  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  peri__check_stack(L, LUA_MINSTACK);
   lua_insert(L, OUR_HANDLER + 1);
   lua_settop(L, OUR_HANDLER + 1);
   lua_pushboolean(L, false);

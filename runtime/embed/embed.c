@@ -22,7 +22,14 @@
 static void set_error(peri_runtime *rt, const char *text)
 {
   free(rt->error);
-  rt->error = text != NULL ? strdup(text) : NULL;
+  rt->error = strdup(text);
+  rt->error_lost = rt->error == NULL;
+}
+
+static int lacks_memory(peri_runtime *rt)
+{
+  set_error(rt, "not enough memory");
+  return PERI_ENOMEM;
 }
 
 /* [error object, trace or nil] -> its text with causes and sub-errors */
@@ -72,11 +79,18 @@ static void keep_error(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
 }
 
+/* What came to nothing for want of memory. */
+static bool is_no_memory(lua_State *L, int status)
+{
+  return status == LUA_ERRMEM || peri__is_no_memory(L, -1);
+}
+
 static int keep_status(lua_State *L, peri_runtime *rt, int status)
 {
+  bool no_memory = is_no_memory(L, status);
   lua_pushnil(L);
   keep_error(L, rt);
-  return status == LUA_ERRMEM ? PERI_ENOMEM : PERI_EFAILED;
+  return no_memory ? PERI_ENOMEM : PERI_EFAILED;
 }
 
 /* -- The main task ---------------------------------------------------------------------- */
@@ -108,7 +122,7 @@ static void aim(lua_State *L, peri_runtime *rt, peri_loop *loop)
 static int start(lua_State *L)
 {
   peri_runtime *rt = peri_of(L);
-  luaL_checkstack(L, 10, NULL);
+  peri__check_stack(L, 10);
   peri_loop *loop = push_base_loop(L, rt);
   lua_insert(L, 1);
   peri_task *task = peri__task_new(L, rt, loop, 1, 2);
@@ -122,23 +136,69 @@ static int start(lua_State *L)
   return 0;
 }
 
+/* Pushes the error of the main task, which failed or was cancelled, and below it
+ * its trace or nil. */
+static void push_failure(lua_State *L, peri_runtime *rt)
+{
+  int main = lua_gettop(L) + 1;
+  peri__push_ref(L, rt, PERI_REF_MAIN);
+  if (rt->main.goal->state == PERI_FAILED &&
+      lua_getiuservalue(L, main, PERI_UV_LINKS) == LUA_TUSERDATA) {
+    lua_getiuservalue(L, -1, 1);
+    lua_replace(L, main + 1);
+  } else {
+    lua_pushnil(L);
+  }
+  peri__future_push_error(L, rt, main);
+  lua_remove(L, main);
+}
+
 /* The goal is the task that ended a run which was stuck: its value is the error,
  * unless it could not even do that. */
-static int keep_deadlock(lua_State *L, peri_runtime *rt)
+static void push_deadlock(lua_State *L, peri_runtime *rt)
 {
   peri_future *goal = rt->main.goal;
-  luaL_checkstack(L, 10, NULL);
+  lua_pushnil(L);
   peri__push_ref(L, rt, PERI_REF_GOAL);
+  int idx = lua_gettop(L);
   if (goal->state == PERI_FINISHED)
-    peri__future_return(L, rt, lua_gettop(L));
+    peri__future_return(L, rt, idx);
   else if (goal->state == PERI_PENDING)
     lua_pushliteral(L, "the run is stuck");
   else
-    peri__future_push_error(L, rt, lua_gettop(L));
-  lua_remove(L, -2);
-  lua_pushnil(L);
+    peri__future_push_error(L, rt, idx);
+  lua_remove(L, idx);
+}
+
+/* [whether the run was stuck] -> status; keeps the error. */
+static int tell_failure(lua_State *L)
+{
+  peri_runtime *rt = peri_of(L);
+  bool stuck = lua_toboolean(L, 1);
+  if (stuck)
+    push_deadlock(L, rt);
+  else
+    push_failure(L, rt);
+  bool no_memory = peri__is_no_memory(L, -1);
+  lua_insert(L, -2);
   keep_error(L, rt);
-  return PERI_EDEADLOCK;
+  lua_pushinteger(L, stuck       ? PERI_EDEADLOCK
+                     : no_memory ? PERI_ENOMEM
+                                 : PERI_EFAILED);
+  return 1;
+}
+
+static int failure(lua_State *L, peri_runtime *rt, bool stuck)
+{
+  lua_pushcfunction(L, tell_failure);
+  lua_pushboolean(L, stuck);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    return lacks_memory(rt);
+  }
+  int status = (int)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return status;
 }
 
 /* How the main task ended. */
@@ -150,7 +210,7 @@ static int outcome(lua_State *L, peri_runtime *rt)
   if (run->abort == PERI_SENTINEL_INTERRUPT)
     return PERI_EINTERRUPTED;
   if (run->deadlocks > 0)
-    return keep_deadlock(L, rt);
+    return failure(L, rt, true);
   if (run->goal->state == PERI_FINISHED)
     return PERI_OK;
   if (run->goal->state == PERI_PENDING) { /* loop:stop() */
@@ -159,21 +219,7 @@ static int outcome(lua_State *L, peri_runtime *rt)
   }
   if (run->goal->state == PERI_CANCELLED && rt->interrupt_stage > 0)
     return PERI_EINTERRUPTED;
-  luaL_checkstack(L, 10, NULL);
-  peri__push_ref(L, rt, PERI_REF_MAIN);
-  int main = lua_gettop(L);
-  peri__future_push_error(L, rt, main);
-  bool no_memory = run->goal->flags & PERI_F_NO_MEMORY;
-  if (run->goal->state == PERI_FAILED &&
-      lua_getiuservalue(L, main, PERI_UV_LINKS) == LUA_TUSERDATA)
-    lua_getiuservalue(L, -1, 1);
-  else
-    lua_pushnil(L);
-  lua_replace(L, main);
-  lua_settop(L, main + 1);
-  lua_insert(L, main);
-  keep_error(L, rt);
-  return no_memory ? PERI_ENOMEM : PERI_EFAILED;
+  return failure(L, rt, false);
 }
 
 static bool has_leftovers(lua_State *L, peri_runtime *rt)
@@ -187,40 +233,47 @@ static bool has_leftovers(lua_State *L, peri_runtime *rt)
   return pools;
 }
 
-/* A task of the library's ends what the main task left behind. */
-static void start_finish(lua_State *L, peri_runtime *rt)
+/* A task of the library's ends what the main task left behind, if anything. */
+static int start_finish(lua_State *L)
 {
+  enum { LOOP = 1, FUNCTION = 2 };
+  peri_runtime *rt = peri_of(L);
   peri_loop *loop = rt->main.loop;
-  luaL_checkstack(L, 10, NULL);
-  int top = lua_gettop(L);
+  if (!has_leftovers(L, rt))
+    return 0;
   push_base_loop(L, rt);
   peri__require(L, "perilune.runner");
   lua_getfield(L, -1, "finish");
-  lua_replace(L, -2);
-  lua_pushvalue(L, top + 1);
-  peri_task *task = peri__task_new(L, rt, loop, top + 1, top + 2);
+  lua_replace(L, FUNCTION);
+  lua_pushvalue(L, LOOP);
+  peri_task *task = peri__task_new(L, rt, loop, LOOP, FUNCTION);
   lua_pushvalue(L, -1);
   aim(L, rt, loop);
   rt->main_phase = PERI_MAIN_FINISHES;
   peri__task_start(L, rt, task, true); /* it cancels before they run on */
-  lua_settop(L, top);
+  return 0;
 }
 
 /* The host's run has ended: on to the next phase. */
 static void advance(lua_State *L, peri_runtime *rt)
 {
-  peri__run_end(L, rt, &rt->main);
-  if (rt->main_phase == PERI_MAIN_RUNS) {
-    rt->main_status = outcome(L, rt);
-    peri__interrupt_reset(rt);
-    if (has_leftovers(L, rt)) {
-      start_finish(L, rt);
-      return;
-    }
-  } else if (rt->main.deadlocks > 0 && rt->main_status == PERI_OK) {
-    rt->main_status = keep_deadlock(L, rt);
-  }
+  bool first = rt->main_phase == PERI_MAIN_RUNS;
   rt->main_phase = PERI_MAIN_NONE;
+  peri__run_end(L, rt, &rt->main);
+  if (!first) {
+    if (rt->main.deadlocks > 0 && rt->main_status == PERI_OK)
+      rt->main_status = failure(L, rt, true);
+    if (rt->main.goal->state == PERI_FAILED) /* for want of memory */
+      peri__loop_end_tasks(L, rt, rt->main.loop);
+    return;
+  }
+  rt->main_status = outcome(L, rt);
+  peri__interrupt_reset(rt);
+  lua_pushcfunction(L, start_finish);
+  if (lua_pcall(L, 0, 0, 0) != LUA_OK) { /* they end where they stand */
+    lua_pop(L, 1);
+    peri__loop_end_tasks(L, rt, rt->main.loop);
+  }
 }
 
 static int turns(lua_State *L)
@@ -229,6 +282,7 @@ static int turns(lua_State *L)
   uint64_t budget = *(uint64_t *)lua_touserdata(L, 2);
   bool block = lua_toboolean(L, 3);
   uint64_t begin = budget > 0 && !block ? uv_hrtime() : 0;
+  peri__check_stack(L, PERI_ROOM);
   while (rt->main_phase != PERI_MAIN_NONE) {
     if (rt->main.ended) {
       advance(L, rt);
@@ -242,25 +296,45 @@ static int turns(lua_State *L)
   return 0;
 }
 
-/* Something that must not fail has: no loop runs any more. */
-static void abandon(lua_State *L, peri_runtime *rt)
+/* Ends the runs and the tasks of the base loop, the main task among them: it is
+ * not to run on with the next one. */
+static int abandon(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 1);
+  while (rt->run != NULL) {
+    peri_run_record *run = rt->run;
+    peri__run_end(L, rt, run);
+    if (run == &rt->main)
+      peri__loop_end_tasks(L, rt, run->loop);
+    else
+      peri__tasks_recover(L, rt, run->loop);
+  }
+  return 0;
+}
+
+/* Something that must not fail has. */
+static void give_up(lua_State *L, peri_runtime *rt)
 {
   rt->task = NULL;
   rt->current = NULL;
   rt->frames = &rt->no_task;
-  while (rt->run != NULL) {
-    peri_loop *loop = rt->run->loop;
-    peri__run_end(L, rt, rt->run);
-    peri__tasks_recover(L, rt, loop);
-  }
+  rt->abort = PERI_SENTINEL_NONE;
   rt->main_phase = PERI_MAIN_NONE;
+  lua_pushcfunction(L, abandon);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK)
+    lua_pop(L, 1);
+  while (rt->run != NULL)
+    peri__run_end(L, rt, rt->run);
 }
 
 static int drive(peri_runtime *rt, uint64_t budget, bool block)
 {
   lua_State *L = rt->L;
-  if (rt->drive_depth > 0 || !lua_checkstack(L, 10))
+  if (rt->drive_depth > 0)
     return PERI_EINVAL;
+  if (!lua_checkstack(L, 10))
+    return lacks_memory(rt);
   rt->drive_depth++;
   rt->thread = uv_thread_self();
   peri__sigpipe_block(rt);
@@ -274,7 +348,7 @@ static int drive(peri_runtime *rt, uint64_t budget, bool block)
   if (status == LUA_OK)
     return rt->main_phase != PERI_MAIN_NONE ? 1 : rt->main_status;
   rt->main_status = keep_status(L, rt, status);
-  abandon(L, rt);
+  give_up(L, rt);
   return rt->main_status;
 }
 
@@ -299,6 +373,8 @@ lua_State *peri_state(peri_runtime *rt)
 
 const char *peri_error(const peri_runtime *rt)
 {
+  if (rt->error_lost)
+    return "not enough memory";
   return rt->error != NULL ? rt->error : "";
 }
 
@@ -441,10 +517,10 @@ void peri_close(peri_runtime *rt)
 int peri_start(peri_runtime *rt, int nargs)
 {
   lua_State *L = rt->L;
-  if (rt->main_phase != PERI_MAIN_NONE || rt->run != NULL ||
-      !lua_checkstack(L, 10)) {
+  bool busy = rt->main_phase != PERI_MAIN_NONE || rt->run != NULL;
+  if (busy || !lua_checkstack(L, 10)) {
     lua_pop(L, nargs + 1);
-    return PERI_EINVAL;
+    return busy ? PERI_EINVAL : lacks_memory(rt);
   }
   peri__interrupt_reset(rt);
   lua_pushcfunction(L, start);
@@ -482,14 +558,31 @@ int peri_step(peri_runtime *rt, uint64_t budget)
                                           : drive(rt, budget, false);
 }
 
+/* [path, code, length, chunk's name] -> the chunk */
+static int load_protected(lua_State *L)
+{
+  const char *path = lua_touserdata(L, 1), *code = lua_touserdata(L, 2);
+  const char *chunkname = lua_touserdata(L, 4);
+  size_t *length = lua_touserdata(L, 3);
+  int status = code != NULL ? luaL_loadbuffer(L, code, *length,
+                                              chunkname ? chunkname : code)
+                            : luaL_loadfile(L, path);
+  return status == LUA_OK ? 1 : lua_error(L);
+}
+
 /* Pushes the chunk; a negative status if it cannot be had. */
 static int load(peri_runtime *rt, const char *path, const char *code,
                 size_t length, const char *chunkname)
 {
   lua_State *L = rt->L;
-  int status = code != NULL ? luaL_loadbuffer(L, code, length,
-                                              chunkname ? chunkname : code)
-                            : luaL_loadfile(L, path);
+  if (!lua_checkstack(L, 10))
+    return lacks_memory(rt);
+  lua_pushcfunction(L, load_protected);
+  lua_pushlightuserdata(L, (void *)path);
+  lua_pushlightuserdata(L, (void *)code);
+  lua_pushlightuserdata(L, &length);
+  lua_pushlightuserdata(L, (void *)chunkname);
+  int status = lua_pcall(L, 4, 1, 0);
   return status == LUA_OK ? PERI_OK : keep_status(L, rt, status);
 }
 
@@ -533,10 +626,8 @@ int peri_backend_fd(peri_runtime *rt)
   lua_pushcfunction(L, make_backend);
   lua_pushlightuserdata(L, rt);
   int status = lua_pcall(L, 1, 1, 0);
-  if (status != LUA_OK) {
-    keep_status(L, rt, status);
-    return PERI_EUV;
-  }
+  if (status != LUA_OK)
+    return keep_status(L, rt, status) == PERI_ENOMEM ? PERI_ENOMEM : PERI_EUV;
   int fd = (int)lua_tointeger(L, -1);
   lua_pop(L, 1);
   return fd;

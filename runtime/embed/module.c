@@ -35,7 +35,7 @@ static void attach(lua_State *L)
   options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
-    luaL_error(L, "not enough memory");
+    peri__no_memory(L);
   if (status != PERI_OK)
     luaL_error(L, "perilune: cannot attach a runtime to this state");
 }

@@ -71,7 +71,7 @@ int peri__limited(lua_State *L, int at, const char *name, lua_CFunction method)
 {
   peri_runtime *rt = peri__rt(L);
   lua_settop(L, at);
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   peri__require(L, "perilune.timeouts");
   lua_getfield(L, -1, "limited");
   lua_replace(L, at + 1);

@@ -387,7 +387,7 @@ static int l_spawn(lua_State *L)
   peri_launch launch = {0};
   peri_pipes pipes = {.theirs = {-1, -1, -1}};
   lua_settop(L, 3);
-  luaL_checkstack(L, 12, NULL);
+  peri__check_stack(L, 12);
   unsigned wanted = read_options(L, &launch);
   pipes.limit = limit_option(L);
   bool by_thread = wants_thread(L);

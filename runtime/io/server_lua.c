@@ -45,7 +45,7 @@ static int throw_server(lua_State *L, peri_server *server, const char *syscall,
  * popped. */
 static void report_handler(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   lua_createtable(L, 0, 4);
   lua_pushliteral(L, "an error in the handler of a connection");
   lua_setfield(L, -2, "message");
@@ -213,7 +213,7 @@ void peri__server_run(lua_State *L, peri_runtime *rt, peri_io_node *node)
   peri_server *server =
       (peri_server *)((char *)node - offsetof(peri_server, node));
   int top = lua_gettop(L);
-  luaL_checkstack(L, 8, NULL);
+  peri__check_stack(L, 8);
   server->references++; /* what is called here may close it */
   if (server->trouble != 0)
     call(L, server, report_trouble);

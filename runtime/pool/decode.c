@@ -695,7 +695,7 @@ static void deliver_to_packed(decoder *d, peri__frame *frame)
   uint64_t n = get_varint(d);
   if (n > MAX_PACKED)
     damaged(d, "an object has too many values");
-  luaL_checkstack(d->L, MAX_PACKED, "message");
+  peri__check_stack(d->L, MAX_PACKED);
   frame->last = (lua_Integer)n;
   frame->phase = PHASE_ITEMS;
 }
@@ -755,7 +755,7 @@ int peri__decode(lua_State *L, peri_runtime *rt, const char *data,
                .places = top + 2,
                .late = top + 3,
                .classes = top + 4};
-  luaL_checkstack(L, LUA_MINSTACK, "message");
+  peri__check_stack(L, LUA_MINSTACK);
   lua_settop(L, top + 5);
   peri__frames_init(&d.frames, top + 5);
   if (get_byte(&d) != WIRE_VERSION)
@@ -763,7 +763,7 @@ int peri__decode(lua_State *L, peri_runtime *rt, const char *data,
   size_t n = check_count(&d, get_varint(&d));
   if (n > INT_MAX - LUA_MINSTACK)
     damaged(&d, "too many values");
-  luaL_checkstack(L, (int)n + LUA_MINSTACK, "message");
+  peri__check_stack(L, (int)n + LUA_MINSTACK);
   for (size_t i = 0; i < n; i++)
     get_root(&d);
   if (d.at != d.end)

@@ -110,7 +110,7 @@ static void set_count(encoder *e, size_t at, size_t count)
 static int refuse(encoder *e, const char *format, ...)
 {
   va_list arguments;
-  luaL_checkstack(e->L, LUA_MINSTACK, "cannot send");
+  peri__check_stack(e->L, LUA_MINSTACK);
   const char *path = peri__path_push(e->L, &e->frames, e->kind, e->root);
   va_start(arguments, format);
   const char *why = lua_pushvfstring(e->L, format, arguments);
@@ -632,7 +632,7 @@ static void pack(encoder *e, peri__frame *frame)
   int n = lua_gettop(L) - frame->slot;
   if (n > MAX_PACKED)
     refuse(e, "its pack returned more than %d values", MAX_PACKED);
-  luaL_checkstack(L, LUA_MINSTACK, "pack");
+  peri__check_stack(L, LUA_MINSTACK);
   put_varint(e, (uint64_t)n);
   frame->last = n;
   frame->phase = PHASE_ITEMS;
@@ -720,7 +720,7 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
   encoder e = {.L = L, .rt = rt, .out = out, .kind = kind};
   first = lua_absindex(L, first);
   int top = lua_gettop(L);
-  luaL_checkstack(L, LUA_MINSTACK, "message");
+  peri__check_stack(L, LUA_MINSTACK);
   lua_settop(L, top + 4);
   e.seen = top + 1;
   e.names = top + 2;

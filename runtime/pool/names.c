@@ -151,7 +151,7 @@ static void scan_fields(lua_State *L, int names, int name)
 {
   const char *module = lua_tostring(L, name);
   bool in_standard = is_among(module, standard, COUNT(standard));
-  luaL_checkstack(L, LUA_MINSTACK, "names");
+  peri__check_stack(L, LUA_MINSTACK);
   lua_pushnil(L);
   while (lua_next(L, name + 1)) { /* ... key value */
     int key = lua_gettop(L) - 1;
@@ -229,7 +229,7 @@ static bool search_field(lua_State *L, search *s, int depth)
 
 static bool search_table(lua_State *L, search *s, int depth, int table)
 {
-  luaL_checkstack(L, LUA_MINSTACK, "names");
+  peri__check_stack(L, LUA_MINSTACK);
   lua_pushvalue(L, table);
   if (lua_rawget(L, s->visited) != LUA_TNIL) {
     lua_pop(L, 1);

@@ -238,7 +238,7 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
 static void deliver(lua_State *L, void *argument)
 {
   owned_pool *owned = argument;
-  luaL_checkstack(L, LUA_MINSTACK, "pool");
+  peri__check_stack(L, LUA_MINSTACK);
   if (!push_anchored(L, owned))
     return;
   if (owned->pool == NULL) { /* collected with its state */
@@ -552,7 +552,7 @@ static void close_pools(void *argument)
   peri_runtime *rt = argument;
   lua_State *L = peri_state(rt);
   int top = lua_gettop(L);
-  luaL_checkstack(L, LUA_MINSTACK, "pool");
+  peri__check_stack(L, LUA_MINSTACK);
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key) == LUA_TTABLE) {
     each_pool(L, top + 1, close_pool);
     each_pool(L, top + 1, join_pool);

@@ -101,7 +101,7 @@ static int job_ended(lua_State *L, int status, lua_KContext context)
     job->outcome = PERI__JOB_STUCK;
     return 0;
   }
-  luaL_checkstack(L, LUA_MINSTACK, "error");
+  peri__check_stack(L, LUA_MINSTACK);
   lua_pushfstring(L, "in worker %s", job->worker);
   peri__trace_label(L, rt, -2, lua_tostring(L, -1));
   lua_pop(L, 1);

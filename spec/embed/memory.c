@@ -1,39 +1,9 @@
 /* Out of memory. A ramp makes the n-th allocation of the state fail, for every
  * n, while a script of many parts runs: each point ends in the documented
  * status, the runtime can be closed, and every byte comes back. (libuv's own
- * allocations are outside of it: libuv 1.44 aborts on some of them.) */
-#include "check.h"
-
-typedef struct allocator {
-  long long count;   /* allocations so far */
-  long long fail_at; /* the one to fail; 0: none */
-  int forever;       /* and all after it */
-  long long bytes;   /* in use */
-} allocator;
-
-static void *allocate(void *ud, void *block, size_t old_size, size_t new_size)
-{
-  allocator *a = ud;
-  if (block == NULL)
-    old_size = 0;
-  if (new_size == 0) {
-    a->bytes -= (long long)old_size;
-    free(block);
-    return NULL;
-  }
-  /* Lua relies on shrinking not to fail. */
-  if (new_size > old_size && a->fail_at > 0) {
-    a->count++;
-    if (a->count == a->fail_at || (a->forever && a->count > a->fail_at))
-      return NULL;
-  } else {
-    a->count++;
-  }
-  void *moved = realloc(block, new_size);
-  if (moved != NULL)
-    a->bytes += (long long)new_size - (long long)old_size;
-  return moved;
-}
+ * allocations are outside of it: libuv 1.44 aborts on some of them.) oom.c does
+ * the same call by call. */
+#include "failing.h"
 
 /* Every wait here ends by itself: one that does not, when memory failed, is a
  * wake-up that the runtime lost. */
@@ -66,9 +36,9 @@ static const char script[] =
     "done = 1\n";
 
 /* Returns whether the point was reached. */
-static int point(long long n, int forever, int *outcomes)
+static int point(long long n, failing how, int *outcomes)
 {
-  allocator a = {.fail_at = n, .forever = forever};
+  allocator a = {.fail_at = n, .how = how};
   peri_options options;
   peri_options_init(&options);
   options.alloc = allocate;
@@ -97,19 +67,19 @@ static int point(long long n, int forever, int *outcomes)
   return n <= a.count;
 }
 
-static void ramp(int forever)
+static void ramp(failing how)
 {
   int outcomes[16] = {0};
   long long n = 1;
-  while (point(n, forever, outcomes))
+  while (point(n, how, outcomes))
     n++;
   CHECK(n > 500);
   /* One failure alone is mended by Lua's emergency collection, mostly. */
-  if (forever)
+  if (how == FAIL_FOR_GOOD)
     CHECK(outcomes[-PERI_ENOMEM] + outcomes[-PERI_EFAILED] > 50);
   printf("memory ramp%s: %lld points; ok %d, failed %d, no memory %d\n",
-         forever ? ", failing for good" : "", n, outcomes[0], outcomes[1],
-         outcomes[2]);
+         how == FAIL_FOR_GOOD ? ", failing for good" : "", n, outcomes[0],
+         outcomes[1], outcomes[2]);
 }
 
 static void without_failures(void)
@@ -165,12 +135,12 @@ int main(int argc, char **argv)
 {
   if (argc > 1) {
     int outcomes[16] = {0};
-    point(atoll(argv[1]), argc > 2, outcomes);
+    point(atoll(argv[1]), argc > 2 ? FAIL_FOR_GOOD : FAIL_ONCE, outcomes);
     return 0;
   }
   without_failures();
-  ramp(0);
-  ramp(1);
+  ramp(FAIL_ONCE);
+  ramp(FAIL_FOR_GOOD);
   limit();
   return 0;
 }
