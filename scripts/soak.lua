@@ -166,7 +166,7 @@ end)
 local path = os.tmpname()
 os.remove(path)
 local tcp <close> = net.start_server(handle, "127.0.0.1", 0, { backlog = 1000 })
-local unix <close> = net.start_unix_server(handle, path, { backlog = 1000, max_connections = 50 })
+local _ <close> = net.start_unix_server(handle, path, { backlog = 1000, max_connections = 50 })
 local _, port = tcp.sockets[1]:getsockname()
 local connect = {
   function() return net.open_connection("127.0.0.1", port) end,

@@ -172,7 +172,7 @@ function Stream:close() end
 ---Sets how long a closed stream tries to get rid of its output: it is aborted when
 ---nothing of it has gone for so long. Those of a server's connections have 60
 ---seconds, since their handlers have ended, others no limit.
----@param seconds? number nil: no limit
+---@param seconds? number seconds; nil: no limit
 function Stream:set_close_timeout(seconds) end
 
 ---Closes the connection now; what is queued is lost.
