@@ -440,8 +440,8 @@ struct peri_runtime {
   peri_list sentries; /* debug.c */
   peri_clock *clock;  /* the real one */
   uint64_t next_id;
-  uint64_t carrier; /* of an error's trace (trace.c) */
-  int cancel_depth; /* gathers in gathers */
+  uint64_t carrier;                          /* of an error's trace (trace.c) */
+  int cancel_depth;                          /* gathers in gathers */
   bool cancel_too_deep, cancel_lacks_memory; /* not all could be cancelled */
   atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */

@@ -28,12 +28,8 @@ typedef struct peri_member {
   lua_Integer index; /* of the script's list */
 } peri_member;
 
-static const char *const crew_names[] = {"map",
-                                         "race",
-                                         "gather",
-                                         "as_completed",
-                                         "end of TaskGroup",
-                                         NULL};
+static const char *const crew_names[] = {
+    "map", "race", "gather", "as_completed", "end of TaskGroup", NULL};
 
 enum { GROUP_NAME = 4 };
 

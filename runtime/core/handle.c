@@ -14,8 +14,8 @@ typedef struct peri_handle {
   int values; /* the function and its arguments; then the loop, the context */
   bool timed, cancelled;
   peri_native_cb native; /* called instead of the function; or NULL */
-  bool answers; /* its first argument is a future, whose an error is */
-  bool due; /* its timer has fired: it stands in the ready queue */
+  bool answers;          /* its first argument is a future, whose an error is */
+  bool due;              /* its timer has fired: it stands in the ready queue */
 } peri_handle;
 
 static peri_handle *check_handle(lua_State *L, peri_runtime *rt, int arg)

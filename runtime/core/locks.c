@@ -29,7 +29,7 @@ static const char *const line_names[] = {
 #define X(name, text) text,
     LINES(X)
 #undef X
-    NULL};
+        NULL};
 
 enum { UV_OWNER = 1, UV_HOLDER = 2 };
 
@@ -216,9 +216,8 @@ static void abandon_barrier(lua_State *co, bool woken);
 /* line(what, owner) */
 static int l_line(lua_State *L)
 {
-  static const peri_give_up_cb give_up[] = {[LOCK] = give_up_lock,
-                                            [SEMAPHORE] = give_up_semaphore,
-                                            [BARRIER] = NULL};
+  static const peri_give_up_cb give_up[] = {
+      [LOCK] = give_up_lock, [SEMAPHORE] = give_up_semaphore, [BARRIER] = NULL};
   peri_runtime *rt = peri__rt(L);
   line_kind kind = (line_kind)luaL_checkoption(L, 1, NULL, line_names);
   lua_settop(L, 2);
@@ -420,8 +419,7 @@ static int come_back(lua_State *L, peri_runtime *rt, lua_KContext outcome)
 {
   if (outcome == PERI_OUTCOME_OK)
     return 0;
-  peri__waiters_wake(
-      &push_line(L, rt, CONDITION_OBJECT, CONDITION)->waiters);
+  peri__waiters_wake(&push_line(L, rt, CONDITION_OBJECT, CONDITION)->waiters);
   rt->task->outcome = (uint8_t)outcome;
   return peri__raise_outcome(L, rt);
 }
@@ -641,9 +639,9 @@ static const luaL_Reg meta[] = {{NULL, NULL}};
 static void keep_strings(lua_State *L)
 {
   static const char *const strings[] = {
-      "_line",  "_locked", "_debts",  "_value",  "_woken",    "_bound",
-      "_lock",  "owner",   "_state",  "_count",  "_parties",  "filling",
-      "draining", "resetting", "broken"};
+      "_line",    "_locked", "_debts",   "_value",    "_woken",
+      "_bound",   "_lock",   "owner",    "_state",    "_count",
+      "_parties", "filling", "draining", "resetting", "broken"};
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
     lua_pushstring(L, strings[i]);
     lua_rawseti(L, -2, (lua_Integer)i + 1);

@@ -420,6 +420,10 @@ void peri__push_loops(lua_State *L, peri_runtime *rt)
   lua_newtable(L); /* the weak table may change meanwhile */
   int list = lua_gettop(L);
   peri__push_ref(L, rt, PERI_REF_OBJECTS);
+  if (!lua_istable(L, -1)) { /* there was no memory to make a runtime */
+    lua_settop(L, list);
+    return;
+  }
   lua_Integer n = 0;
   lua_pushnil(L);
   while (lua_next(L, list + 1)) {
