@@ -213,7 +213,14 @@ function combinators.gather(list, n, options)
       arguments.wrong_type("gather", i, "awaitable or function", nil)
     end
   end
-  return create_task { gather_cancelling, list, n, limit, n = 4, name = "gather" }
+  -- Its children start here and now, as those of any gather do, so that to
+  -- cancel it reaches them from the beginning.
+  return core.Task_new {
+    target = gather_cancelling,
+    args = { list, n, limit, n = 3 },
+    name = "gather",
+    eager = true,
+  }
 end
 
 -- as_completed ----------------------------------------------------------------------

@@ -110,6 +110,9 @@ local function kill_late(tasks, grace)
     table.concat(names, ", "))
 end
 
+-- Cancels the other tasks of a loop. Returns them, and the gather of them, which
+-- is made before any of them runs on: their callbacks stand before its own then,
+-- and what they do is done before their errors are told.
 local function cancel_leftovers(loop)
   local tasks, current = {}, core.current_task()
   for _, task in ipairs(core.all_tasks(loop)) do
@@ -119,18 +122,19 @@ local function cancel_leftovers(loop)
       if not pcall(task.cancel, task) then task:kill() end
     end
   end
-  return tasks
+  return tasks, #tasks > 0 and core.gather(tasks, #tasks, true) or nil
 end
 
 -- Runs in a task of the loop, as what follows does.
-local function await_end(loop, tasks, grace)
-  if grace and #tasks > 0 then kill_late(tasks, grace) end
-  core.gather(tasks, #tasks, true):await()
+local function await_end(loop, grace, tasks, gather)
+  if not gather then return end
+  if grace then kill_late(tasks, grace) end
+  gather:await()
   for _, task in ipairs(tasks) do report(loop, task) end
 end
 
-local function conclude(loop, tasks, grace)
-  await_end(loop, tasks, grace)
+local function conclude(loop, grace, tasks, gather)
+  await_end(loop, grace, tasks, gather)
   if loop.shutdown_default_executor then loop:shutdown_default_executor() end
 end
 
@@ -156,9 +160,9 @@ function Runner:close()
   local loop = self._loop
   local _ <close> = setmetatable({ loop = loop }, Ending)
   self._state = "closed"
-  local tasks = cancel_leftovers(loop)
-  if #tasks > 0 or loop.shutdown_default_executor then
-    run_call(loop, core.call(conclude, loop, tasks, self._grace))
+  local tasks, gather = cancel_leftovers(loop)
+  if gather or loop.shutdown_default_executor then
+    run_call(loop, core.call(conclude, loop, self._grace, tasks, gather))
   end
 end
 
@@ -171,14 +175,14 @@ local runner = {}
 ---Ends what the main task of a host left behind; C starts it as a task.
 ---@param loop perilune.Loop
 function runner.finish(loop)
-  conclude(loop, cancel_leftovers(loop), nil)
+  conclude(loop, nil, cancel_leftovers(loop))
 end
 
 ---Cancels all other tasks of a loop and waits for them, in a task of the loop.
 ---@param loop perilune.Loop
 ---@async
 function runner.end_tasks(loop)
-  await_end(loop, cancel_leftovers(loop), nil)
+  await_end(loop, nil, cancel_leftovers(loop))
 end
 
 ---@class perilune.RunnerOptions

@@ -83,6 +83,21 @@ describe("gather with options", function()
     assert.equal(3, most)
   end)
 
+  it("that cancels on an error starts its children at once, and ends them if it is cancelled", function()
+    local child = peri.create_task(peri.sleep, 10)
+    local running = 0
+    local gather = peri.gather({ child, function()
+      running = running + 1
+      local _ <close> = peri.defer(function() running = running - 1 end)
+      peri.sleep(10)
+    end }, { on_error = "cancel" })
+    gather:cancel()
+    peri.wait { gather, child }
+    assert.is_true(gather:cancelled())
+    assert.is_true(child:cancelled())
+    assert.equal(0, running)
+  end)
+
   it("cancels the others on an error if it is told to", function()
     local task = peri.create_task(peri.sleep, 60)
     local gather = peri.gather({ task, function() error("bad", 0) end }, { on_error = "cancel" })
