@@ -491,3 +491,15 @@ describe("many connections", function()
     spin(2)
   end)
 end)
+
+describe("the soak", function()
+  -- scripts/soak runs it for longer.
+  it("ends as it began: nothing leaks to clients that come and go at random", function()
+    local script = debug.getinfo(1, "S").source:match "^@(.*)spec/io/[^/]*$" .. "scripts/soak.lua"
+    local out, err, code = support.run_program {
+      env = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0", script, "1.5", "30",
+    }
+    assert.equal("", err)
+    assert.equal(0, code, out)
+  end)
+end)
