@@ -144,10 +144,10 @@ char *peri__copy_path(peri_runtime *rt, const char *path, size_t length)
   char *copy = peri__realloc(rt, NULL, 0, length + 1);
   if (copy == NULL)
     return NULL;
-  memcpy(copy, path, length);
+  /* Abstract sockets are written so. */
+  for (size_t i = 0; i < length; i++)
+    copy[i] = path[i] != '\0' ? path[i] : '@';
   copy[length] = '\0';
-  if (*copy == '\0')
-    *copy = '@'; /* as abstract sockets are written */
   return copy;
 }
 

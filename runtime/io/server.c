@@ -107,11 +107,18 @@ static void on_retry(uv_timer_t *timer)
   set_polling(server);
 }
 
+/* It is told once a second: connections that end may have the server try and fail
+ * far more often. */
 static void starve(peri_server *server, int code)
 {
+  uint64_t now = uv_now(server->kernel->uv);
   server->starved = true;
-  server->trouble = code;
-  announce(server);
+  if (!server->told || now - server->told_at >= RETRY_AFTER) {
+    server->told = true;
+    server->told_at = now;
+    server->trouble = code;
+    announce(server);
+  }
   uv_timer_start(&server->retry, on_retry, RETRY_AFTER, 0);
 }
 

@@ -31,7 +31,9 @@ struct peri_server {
   bool serving, closed;
   bool full;    /* as many connections as there may be */
   bool starved; /* no descriptors: until a connection ends, or the timer */
-  int trouble;  /* why; to be reported */
+  int trouble;  /* why; to be reported; 0: nothing is */
+  bool told;    /* when it was last */
+  uint64_t told_at;
   int backlog;
   size_t limit;        /* of the streams */
   size_t most, active; /* connections */
