@@ -317,7 +317,7 @@ end
 -- A group like this one around other errors; nil around none.
 local function derive(group, exceptions)
   if #exceptions == 0 then return nil end
-  if #exceptions == #group.exceptions then
+  if group.exceptions and #exceptions == #group.exceptions then
     local same = true
     for i = 1, #exceptions do same = same and exceptions[i] == group.exceptions[i] end
     if same then return group end
@@ -328,7 +328,7 @@ end
 local function divide(group, matches)
   if matches(group) then return group, nil end
   local chosen, rest = {}, {}
-  for _, err in ipairs(group.exceptions) do
+  for _, err in ipairs(group.exceptions or {}) do
     local yes, no
     if is(ExceptionGroup, err) then
       yes, no = divide(err, matches)

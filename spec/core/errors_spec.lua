@@ -94,6 +94,16 @@ describe("an exception group", function()
   end)
 end)
 
+describe("an exception group without exceptions", function()
+  it("can be told and split all the same", function()
+    local group = peri.ExceptionGroup "nothing"
+    assert.equal("ExceptionGroup: nothing", tostring(group))
+    assert.same({ n = 2 }, table.pack(group:split(peri.ValueError)))
+    assert.is_nil(group:subgroup(peri.ValueError))
+    assert.equal(group, group:subgroup(peri.ExceptionGroup))
+  end)
+end)
+
 describe("what is raised", function()
   local function through_a_task(fault)
     local task = peri.create_task(error, fault, 0)
