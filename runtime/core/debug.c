@@ -29,13 +29,19 @@ enum { SENTRY_UV_WHAT = 1, SENTRY_UV_TRACE = 2, SENTRY_UV_COROUTINE = 3 };
 
 /* -- Saying -------------------------------------------------------------------- */
 
-/* [level, function, arguments...]: logs the text that the function makes. */
+/* [level, runtime, function, arguments...]: logs the text that the function
+ * makes. */
 static int say_protected(lua_State *L)
 {
-  lua_call(L, lua_gettop(L) - 2, 1);
+  enum { RUNTIME = 2, FUNCTION = 3 };
+  lua_CFunction fn = lua_tocfunction(L, FUNCTION);
+  lua_pushvalue(L, RUNTIME);
+  lua_pushcclosure(L, fn, 1);
+  lua_replace(L, FUNCTION);
+  lua_call(L, lua_gettop(L) - FUNCTION, 1);
   peri__require(L, "perilune.log");
   lua_getfield(L, -1, lua_touserdata(L, 1));
-  lua_pushvalue(L, 2);
+  lua_pushvalue(L, FUNCTION);
   lua_call(L, 1, 0);
   return 0;
 }
@@ -54,10 +60,10 @@ static void say(lua_State *L, peri_runtime *rt, const char *level,
   lua_pushcfunction(L, say_protected);
   lua_pushlightuserdata(L, (void *)level);
   lua_pushlightuserdata(L, rt);
-  lua_pushcclosure(L, fn, 1);
-  lua_rotate(L, first, 3);
+  lua_pushcfunction(L, fn);
+  lua_rotate(L, first, 4);
   rt->callback = "a log handler";
-  int status = lua_pcall(L, n + 2, 0, 0);
+  int status = lua_pcall(L, n + 3, 0, 0);
   rt->callback = callback;
   if (status == LUA_OK)
     return;
