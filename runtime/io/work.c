@@ -3,8 +3,14 @@
  *
  * libuv has one pool of four threads for files, names and everybody's jobs: four
  * slow look-ups and no file can be read. Here files and names have their own
- * threads each, started when there is work for them, up to four; Lua jobs have
- * theirs (pool/).
+ * threads each, started when there is work for them; Lua jobs have theirs (pool/).
+ *
+ * Four of a group work at a time: more would only be in each other's way. But work
+ * may get stuck, in a pipe that nobody opens or a server that does not answer, and
+ * four such jobs must not stop the others. So while work stands in the queue one
+ * thread more looks at those four now and then. What has not ended between two
+ * looks is stuck: it does not count any more, and another thread takes its turn.
+ * Threads that are too many after that leave.
  *
  * What is done goes into one list. Who finds it empty wakes the loop, the others
  * find it on its way; so a busy loop is woken once a round. Work outstanding
@@ -27,16 +33,25 @@
 
 #include "io/work.h"
 
-enum { MOST_THREADS = 4 };
-static const uint64_t grace = 50 * 1000 * 1000; /* nanoseconds */
-static const uint64_t look = 10 * 1000 * 1000;  /* between two looks then */
+/* Of a group: how many work at a time, besides those that are stuck; and how many
+ * there are at most. */
+enum { WORKING_THREADS = 4, MOST_THREADS = 64 };
+/* Nanoseconds. */
+static const uint64_t grace = 50 * 1000 * 1000; /* at the runtime's close */
+static const uint64_t leave_look =
+    10 * 1000 * 1000; /* between two looks then */
+static const uint64_t stuck_look = 20 * 1000 * 1000;
+static const uint64_t idle_time = (uint64_t)10 * 1000 * 1000 * 1000;
 
 typedef struct work_thread {
   struct peri_workers *workers;
   struct work_group *group;
   uv_thread_t id;
   peri_work *work; /* what it does */
-  bool left;       /* it touches nothing any more */
+  bool seen;       /* that was so at the last look */
+  bool stuck;      /* and at the one before */
+  bool started;
+  bool left; /* it touches nothing any more */
 } work_thread;
 
 typedef struct work_group {
@@ -44,9 +59,12 @@ typedef struct work_group {
   size_t queued; /* its length */
   uv_cond_t wake;
   work_thread thread[MOST_THREADS];
-  int threads;
-  size_t idle; /* those that wait, woken or not */
-  bool waking; /* one has been woken, and does not run yet */
+  int threads; /* that have been started and have not left */
+  int working;
+  int stuck;    /* of those that work */
+  size_t idle;  /* those that wait, woken or not */
+  bool waking;  /* one has been woken, and does not run yet */
+  bool watched; /* one of them looks at those that work */
 } work_group;
 
 typedef struct peri_workers {
@@ -70,43 +88,105 @@ static void free_workers(peri_workers *workers)
   free(workers);
 }
 
+/* -- Starting threads -------------------------------------------------------- */
+
+static void thread_main(void *argument);
+
+static work_thread *free_slot(work_group *group)
+{
+  work_thread *thread = group->thread;
+  while (thread->started && !thread->left)
+    thread++;
+  if (thread->left)
+    uv_thread_join(&thread->id); /* it has nothing more to do */
+  return thread;
+}
+
+static int start_thread(peri_workers *workers, work_group *group)
+{
+  work_thread *thread = free_slot(group);
+  *thread = (work_thread){.workers = workers, .group = group};
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int code = uv_thread_create(&thread->id, thread_main, thread);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (code < 0)
+    return code;
+  thread->started = true;
+  group->threads++;
+  workers->alive++;
+  return 0;
+}
+
+/* Starts a thread if more work stands in the queue, or is about to, than threads
+ * are idle: they may have been woken already for what stands there. One more than
+ * can work, which watches. */
+static int add_thread(peri_workers *workers, work_group *group, size_t queued)
+{
+  if (queued <= group->idle || group->threads == MOST_THREADS ||
+      group->threads - group->stuck > WORKING_THREADS)
+    return 0;
+  return start_thread(workers, group);
+}
+
 /* -- On the threads ---------------------------------------------------------- */
+
+static bool has_room(const work_group *group)
+{
+  return group->working - group->stuck < WORKING_THREADS;
+}
 
 /* Whether a thread is to be woken, by uv_cond_signal without the mutex, which it
  * would have to wait for otherwise. One at a time: who comes wakes the next one,
  * so a burst of work does not cost its maker as many wake-ups. */
 static bool to_wake(work_group *group)
 {
-  bool wake = group->idle > 0 && !group->waking;
+  bool wake =
+      group->idle > 0 && !group->waking && (has_room(group) || !group->watched);
   group->waking = group->waking || wake;
   return wake;
 }
 
-/* The mutex is held, but while the work is done. */
-static void work_off(work_thread *self)
+static void begin_work(work_thread *self)
+{
+  work_group *group = self->group;
+  peri_work *work = (peri_work *)peri__list_shift(&group->queue);
+  group->queued--;
+  work->queued = false;
+  self->work = work;
+  self->seen = false;
+}
+
+static void end_work(work_thread *self)
+{
+  self->work = NULL;
+  self->group->stuck -= self->stuck;
+  self->stuck = false;
+}
+
+/* False: the runtime has closed. The mutex is held, but while it is done. */
+static bool do_work(work_thread *self)
 {
   peri_workers *workers = self->workers;
   work_group *group = self->group;
-  while (!workers->closing && !peri__list_empty(&group->queue)) {
-    peri_work *work = (peri_work *)peri__list_shift(&group->queue);
-    group->queued--;
-    work->queued = false;
-    self->work = work;
-    bool wake = group->queued > 0 && to_wake(group);
-    uv_mutex_unlock(&workers->mutex);
-    if (wake)
-      uv_cond_signal(&group->wake);
-    work->run(work);
-    uv_mutex_lock(&workers->mutex);
-    self->work = NULL;
-    if (workers->rt == NULL) {
-      work->orphaned(work);
-      return;
-    }
-    bool first = peri__list_empty(&workers->done);
-    peri__list_push(&workers->done, &work->node);
-    if (!first)
-      continue;
+  begin_work(self);
+  peri_work *work = self->work;
+  add_thread(workers, group, group->queued);
+  bool wake = group->queued > 0 && to_wake(group);
+  uv_mutex_unlock(&workers->mutex);
+  if (wake)
+    uv_cond_signal(&group->wake);
+  work->run(work);
+  uv_mutex_lock(&workers->mutex);
+  end_work(self);
+  if (workers->rt == NULL) {
+    work->orphaned(work);
+    return false;
+  }
+  bool first = peri__list_empty(&workers->done);
+  peri__list_push(&workers->done, &work->node);
+  if (first) {
     /* A system call, which the others need not wait for; the runtime's close
      * waits for this thread. */
     peri_runtime *rt = workers->rt;
@@ -114,6 +194,70 @@ static void work_off(work_thread *self)
     peri__attend_work(rt);
     uv_mutex_lock(&workers->mutex);
   }
+  return true;
+}
+
+static void work_off(work_thread *self)
+{
+  work_group *group = self->group;
+  while (!self->workers->closing && !peri__list_empty(&group->queue) &&
+         has_room(group)) {
+    group->working++;
+    bool go_on = do_work(self);
+    group->working--;
+    if (!go_on)
+      return;
+  }
+}
+
+/* Finds out who is stuck. */
+static void look_at(work_group *group)
+{
+  for (int i = 0; i < MOST_THREADS; i++) {
+    work_thread *thread = &group->thread[i];
+    if (thread->work == NULL || thread->stuck)
+      continue;
+    thread->stuck = thread->seen;
+    group->stuck += thread->stuck;
+    thread->seen = true;
+  }
+}
+
+static void watch(work_thread *self)
+{
+  work_group *group = self->group;
+  group->watched = true;
+  uv_cond_timedwait(&group->wake, &self->workers->mutex, stuck_look);
+  group->watched = false;
+  look_at(group);
+}
+
+/* True: there was nothing to do for long, and other threads will do. */
+static bool rest(work_thread *self)
+{
+  work_group *group = self->group;
+  uv_mutex_t *mutex = &self->workers->mutex;
+  if (group->threads <= WORKING_THREADS + 1) {
+    uv_cond_wait(&group->wake, mutex);
+    return false;
+  }
+  return uv_cond_timedwait(&group->wake, mutex, idle_time) == UV_ETIMEDOUT &&
+         peri__list_empty(&group->queue) &&
+         group->threads > WORKING_THREADS + 1;
+}
+
+static bool stay_idle(work_thread *self)
+{
+  work_group *group = self->group;
+  bool leave = false;
+  group->idle++;
+  if (!peri__list_empty(&group->queue) && !group->watched)
+    watch(self);
+  else
+    leave = rest(self);
+  group->idle--;
+  group->waking = false;
+  return !leave;
 }
 
 static void thread_main(void *argument)
@@ -125,16 +269,11 @@ static void thread_main(void *argument)
   pthread_setname_np(pthread_self(), thread_names[group - workers->groups]);
 #endif
   uv_mutex_lock(&workers->mutex);
-  for (;;) {
+  do
     work_off(self);
-    if (workers->closing)
-      break;
-    group->idle++;
-    uv_cond_wait(&group->wake, &workers->mutex);
-    group->idle--;
-    group->waking = false;
-  }
+  while (!workers->closing && stay_idle(self));
   self->left = true;
+  group->threads--;
   bool last = --workers->alive == 0 && workers->rt == NULL;
   uv_cond_signal(&workers->leave);
   uv_mutex_unlock(&workers->mutex);
@@ -151,11 +290,12 @@ static int count_busy(peri_workers *workers, int *hanging)
   *hanging = 0;
   for (int i = 0; i < PERI_WORK_GROUPS; i++) {
     work_group *group = &workers->groups[i];
-    for (int k = 0; k < group->threads; k++) {
+    for (int k = 0; k < MOST_THREADS; k++) {
       work_thread *thread = &group->thread[k];
-      busy += !thread->left;
-      *hanging += !thread->left && thread->work != NULL &&
-                  atomic_load(&thread->work->may_hang);
+      if (!thread->started || thread->left)
+        continue;
+      busy++;
+      *hanging += thread->work != NULL && atomic_load(&thread->work->may_hang);
     }
   }
   return busy;
@@ -168,7 +308,7 @@ static void await_threads(peri_workers *workers)
     int hanging, busy = count_busy(workers, &hanging);
     if (busy == 0 || (busy == hanging && uv_hrtime() >= end))
       return;
-    uv_cond_timedwait(&workers->leave, &workers->mutex, look);
+    uv_cond_timedwait(&workers->leave, &workers->mutex, leave_look);
   }
 }
 
@@ -189,7 +329,9 @@ static int sort_threads(peri_workers *workers, uv_thread_t *ids)
   int joined = 0;
   for (int i = 0; i < PERI_WORK_GROUPS; i++) {
     work_group *group = &workers->groups[i];
-    for (int k = 0; k < group->threads; k++) {
+    for (int k = 0; k < MOST_THREADS; k++) {
+      if (!group->thread[k].started)
+        continue;
       if (group->thread[k].left)
         ids[joined++] = group->thread[k].id;
       else
@@ -243,22 +385,6 @@ void peri__work_close(peri_runtime *rt)
 
 /* -- On the runtime's thread ------------------------------------------------------ */
 
-static int start_thread(peri_workers *workers, work_group *group)
-{
-  work_thread *thread = &group->thread[group->threads];
-  *thread = (work_thread){.workers = workers, .group = group};
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int code = uv_thread_create(&thread->id, thread_main, thread);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (code < 0)
-    return code;
-  group->threads++;
-  workers->alive++;
-  return 0;
-}
-
 static bool init_conditions(peri_workers *workers)
 {
   if (uv_cond_init(&workers->leave) < 0)
@@ -299,13 +425,9 @@ int peri__work_submit(peri_runtime *rt, peri_work *work)
   if (workers == NULL)
     return UV_ENOMEM;
   work_group *group = &workers->groups[work->group];
-  int code = 0;
   bool wake = false;
   uv_mutex_lock(&workers->mutex);
-  /* An idle thread may have been woken already, for work that still stands in
-   * the queue. */
-  if (group->queued >= group->idle && group->threads < MOST_THREADS)
-    code = start_thread(workers, group);
+  int code = add_thread(workers, group, group->queued + 1);
   if (group->threads > 0) {
     code = 0; /* those there are will do */
     peri__list_push(&group->queue, &work->node);

@@ -637,6 +637,21 @@ describe("jobs on threads", function()
     assert.same({ "false\tTimeoutError\nfalse\tTimeoutError\ntrue\n", "", 0 }, { out, err, status })
   end)
 
+  it("that are stuck do not stop the others, be they many", function()
+    local path = fifo "pipe"
+    local out, err, status = support.run_code([[
+      local peri = require "perilune"
+      local fs = require "perilune.fs"
+      local stuck = {}
+      for i = 1, 20 do stuck[i] = peri.create_task(fs.read_file, arg[1]) end
+      for _ = 1, 20 do assert(#fs.read_file(arg[0]) > 100) end
+      fs.write_file(arg[1], "x") -- to one of them at least
+      local done = peri.wait(stuck, { return_when = peri.FIRST_COMPLETED })
+      print(#done > 0)
+    ]], path)
+    assert.same({ "true\n", "", 0 }, { out, err, status })
+  end)
+
   it("that write are waited for when the program ends", function()
     local _, err, status = support.run_code([[
       local peri = require "perilune"
