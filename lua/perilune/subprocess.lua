@@ -10,7 +10,7 @@ local timeouts = require "perilune.timeouts"
 
 local error, ipairs, pairs, pcall, rawget, setmetatable, tostring, type =
   error, ipairs, pairs, pcall, rawget, setmetatable, tostring, type
-local concat, select, unpack = table.concat, select, table.unpack
+local concat, select, sort, unpack = table.concat, select, table.sort, table.unpack
 local can_wait = core.can_wait
 local OSError, TimeoutError, ValueError = errors.OSError, errors.TimeoutError, errors.ValueError
 local signals <const> = native.signals
@@ -35,7 +35,8 @@ local DEFAULT_GRACE <const> = 1
 
 local known <const> = {
   cwd = true, env = true, stdin = true, stdout = true, stderr = true, detached = true,
-  start_new_session = true, uid = true, gid = true, limit = true, grace = true,
+  start_new_session = true, process_group = true, pass_fds = true, umask = true,
+  uid = true, gid = true, extra_groups = true, limit = true, grace = true,
 }
 
 local function text(name, position, key, value)
@@ -61,12 +62,8 @@ local function read_env(name, position, env)
   return list, env.PATH and tostring(env.PATH)
 end
 
--- What C takes for a descriptor of the child's.
-local function read_stdio(name, position, which, value)
-  if value == nil then return nil end
-  if value == PIPE then return "pipe" end
-  if value == DEVNULL then return "null" end
-  if value == STDOUT and which == "stderr" then return "stdout" end
+-- The descriptor that a script gives to the child.
+local function read_descriptor(name, position, which, expected, value)
   if type(value) == "number" then
     local fd = arguments.integer(name, position, value)
     if fd >= 0 then return fd end
@@ -78,19 +75,65 @@ local function read_stdio(name, position, which, value)
     if ok and arguments.callable(method) then fd = method(value) end
   end
   if not fd then
-    arguments.wrong_type(name, position,
-      which .. ": PIPE, DEVNULL, descriptor, open file or stream", value)
+    arguments.wrong_type(name, position, ("%s: %s"):format(which, expected), value)
   end
   return fd
 end
 
-local function read_id(name, position, key, value)
+-- What C takes for a descriptor of the child's.
+local function read_stdio(name, position, which, value)
   if value == nil then return nil end
-  local id = arguments.integer(name, position, value)
-  if id < 0 or id > 0xFFFFFFFE then
-    arguments.wrong_value(name, position, ("%s: %d is none"):format(key, id))
+  if value == PIPE then return "pipe" end
+  if value == DEVNULL then return "null" end
+  if value == STDOUT and which == "stderr" then return "stdout" end
+  return read_descriptor(name, position, which,
+    "PIPE, DEVNULL, descriptor, open file or stream", value)
+end
+
+local function check_list(name, position, key, list)
+  if not arguments.plain(list) then
+    arguments.wrong_type(name, position, key .. ": list", list)
   end
-  return id
+end
+
+-- In ascending order, each once, without the standard ones.
+local function read_passed(name, position, list)
+  if list == nil then return nil end
+  check_list(name, position, "pass_fds", list)
+  local seen, sorted = {}, {}
+  for _, value in ipairs(list) do
+    local fd = read_descriptor(name, position, "pass_fds",
+      "descriptors, open files or streams", value)
+    if fd > 2 and not seen[fd] then
+      seen[fd] = true
+      sorted[#sorted + 1] = fd
+    end
+  end
+  sort(sorted)
+  return sorted
+end
+
+local function read_number(name, position, key, value, most)
+  if value == nil then return nil end
+  local number = arguments.integer(name, position, value)
+  if number < 0 or number > most then
+    arguments.wrong_value(name, position, ("%s: %d is none"):format(key, number))
+  end
+  return number
+end
+
+local function read_id(name, position, key, value)
+  return read_number(name, position, key, value, 0xFFFFFFFE)
+end
+
+local function read_groups(name, position, list)
+  if list == nil then return nil end
+  check_list(name, position, "extra_groups", list)
+  local groups = {}
+  for i, value in ipairs(list) do
+    groups[i] = read_id(name, position, "extra_groups", value)
+  end
+  return groups
 end
 
 local function read_options(name, position, options)
@@ -105,9 +148,16 @@ local function read_options(name, position, options)
   end
   arguments.seconds(name, position, options.grace, true)
   local env, path = read_env(name, position, options.env)
+  local session = options.start_new_session or options.detached
+  if session and options.process_group ~= nil then
+    arguments.wrong_value(name, position, "a new session has its own process group")
+  end
   return {
-    cwd = cwd, env = env, path = path, limit = limit,
-    session = options.start_new_session or options.detached,
+    cwd = cwd, env = env, path = path, limit = limit, session = session,
+    group = read_number(name, position, "process_group", options.process_group, 0x7FFFFFFF),
+    umask = read_number(name, position, "umask", options.umask, 511),
+    groups = read_groups(name, position, options.extra_groups),
+    kept = read_passed(name, position, options.pass_fds),
     uid = read_id(name, position, "uid", options.uid),
     gid = read_id(name, position, "gid", options.gid),
     stdin = read_stdio(name, position, "stdin", options.stdin),
@@ -316,10 +366,10 @@ end
 ---Raises OSError if it cannot be run, with `code` (ENOENT, EACCES, ...) and
 ---`path`, which is that of the program or of `cwd`; nothing is left running then.
 ---
----The child has no other descriptors than 0, 1 and 2, and no signal is blocked.
----The thread stands still until the program runs, which takes about half a
----millisecond; with `uid` or `gid` the process is forked, which takes longer the
----more memory it has.
+---The child has no other descriptors than 0, 1, 2 and those of `pass_fds`, and no
+---signal is blocked. The thread stands still until the program runs, which takes
+---about half a millisecond; with `uid`, `gid`, `extra_groups` or `umask` the process
+---is forked, which takes longer the more memory it has.
 ---
 ---Python: `asyncio.create_subprocess_exec`.
 ---@param program string a path, or a name that is looked for in PATH (of `env`, if
@@ -328,7 +378,9 @@ end
 ---`cwd`; `env`, a table (nil: ours); `stdin`, `stdout`, `stderr`: PIPE, DEVNULL, for
 ---stderr STDOUT, an open file, a stream, a descriptor (nil: ours; a stream blocks
 ---from then on, and is for the child alone); `start_new_session`; `detached`: in a
----session of its own, and not ended by `<close>`; `uid`, `gid`; `limit` of its
+---session of its own, and not ended by `<close>`; `process_group` to be in, 0: its
+---own; `pass_fds`, a list of descriptors, open files or streams, which the child has
+---by the same numbers; `umask`; `uid`, `gid`; `extra_groups`, a list; `limit` of its
 ---streams, in bytes; `grace`, seconds from SIGTERM to SIGKILL at the end of a block (1)
 ---@return perilune.Process
 function subprocess.create_subprocess_exec(program, ...)

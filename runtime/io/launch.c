@@ -7,14 +7,15 @@
  * stands still meanwhile (some 0.4 ms): another thread would take as long, and
  * the kernel suspends the thread that spawns in any case.
  *
- * What posix_spawn cannot do, becoming another user, is done by fork and exec:
+ * What posix_spawn cannot do, becoming another user or a umask, is done by fork
+ * and exec:
  * the child tells through a pipe what failed, which closes when the program
  * runs. Between fork and exec it calls only what is safe in a copy of a process
  * with several threads. vfork would not do: the C library's setuid concerns all
  * threads, those of the parent's included.
  *
- * A child has the descriptors 0, 1, 2 and no others, whoever opened them; no
- * signal is blocked, and SIGPIPE and SIGXFSZ, which programs in other languages
+ * A child has the descriptors 0, 1, 2, those it is to have, and no others, whoever
+ * opened them; no signal is blocked, and SIGPIPE and SIGXFSZ, which programs in other languages
  * than C ignore, have their default effect. What else is ignored stays so
  * (nohup).
  */
@@ -111,6 +112,17 @@ static void drop_sources(sources *from)
       close(from->fd[i]);
 }
 
+static int check_kept(const peri_launch *launch, const char **failed)
+{
+  for (size_t i = 0; i < launch->kept_count; i++) {
+    if (fcntl(launch->kept[i], F_GETFD) < 0) {
+      *failed = "fcntl";
+      return -errno;
+    }
+  }
+  return 0;
+}
+
 static int take_sources(const peri_launch *launch, sources *from)
 {
   *from = (sources){0};
@@ -132,8 +144,29 @@ static int take_sources(const peri_launch *launch, sources *from)
 
 /* -- By posix_spawn ---------------------------------------------------------------- */
 
+/* Those it is to have are duplicated to themselves, which has exec leave them
+ * open. Closing a number that is not open is no error there. */
+static int add_kept(posix_spawn_file_actions_t *actions,
+                    const peri_launch *launch)
+{
+  int code = 0, next = 3;
+  for (size_t i = 0; i < launch->kept_count && code == 0; i++) {
+    int fd = launch->kept[i];
+    while (next < fd && code == 0)
+      code = posix_spawn_file_actions_addclose(actions, next++);
+    if (code == 0)
+      code = posix_spawn_file_actions_adddup2(actions, fd, fd);
+    next = fd + 1;
+  }
+#if HAS_CLOSEFROM
+  if (code == 0)
+    code = posix_spawn_file_actions_addclosefrom_np(actions, next);
+#endif
+  return code;
+}
+
 static int add_descriptors(posix_spawn_file_actions_t *actions,
-                           const sources *from)
+                           const peri_launch *launch, const sources *from)
 {
   int code = 0;
   for (int i = 0; i < 3 && code == 0; i++) {
@@ -146,22 +179,16 @@ static int add_descriptors(posix_spawn_file_actions_t *actions,
       code =
           posix_spawn_file_actions_addopen(actions, i, "/dev/null", O_RDWR, 0);
   }
-#if HAS_CLOSEFROM
-  if (code == 0)
-    code = posix_spawn_file_actions_addclosefrom_np(actions, 3);
-#endif
-  return code;
+  return code == 0 ? add_kept(actions, launch) : code;
 }
 
 static int add_actions(posix_spawn_file_actions_t *actions,
                        const peri_launch *launch, const sources *from)
 {
-  int code = add_descriptors(actions, from);
+  int code = add_descriptors(actions, launch, from);
 #if HAS_ADDCHDIR
   if (code == 0 && launch->cwd != NULL)
     code = posix_spawn_file_actions_addchdir_np(actions, launch->cwd);
-#else
-  (void)launch;
 #endif
   return code;
 }
@@ -180,9 +207,12 @@ static int set_attributes(posix_spawnattr_t *attributes,
 #if defined(POSIX_SPAWN_SETSID)
   if (launch->session)
     flags |= POSIX_SPAWN_SETSID;
-#else
-  (void)launch;
 #endif
+  if (launch->has_group) {
+    flags |= POSIX_SPAWN_SETPGROUP;
+    if (code == 0)
+      code = posix_spawnattr_setpgroup(attributes, launch->group);
+  }
   return code == 0 ? posix_spawnattr_setflags(attributes, flags) : code;
 }
 
@@ -214,14 +244,17 @@ static int spawn(const peri_launch *launch, const sources *from,
 typedef enum child_step {
   STEP_FORK,
   STEP_SESSION,
+  STEP_PROCESS_GROUP,
   STEP_DESCRIPTORS,
   STEP_DIRECTORY,
+  STEP_GROUPS,
   STEP_GROUP,
   STEP_USER,
   STEP_PROGRAM
 } child_step;
 
-static const char *const step_names[] = {"fork",   "setsid", "dup2", "chdir",
+static const char *const step_names[] = {"fork",   "setsid", "setpgid",
+                                         "dup2",   "chdir",  "setgroups",
                                          "setgid", "setuid", "spawn"};
 
 typedef struct child_report {
@@ -229,7 +262,7 @@ typedef struct child_report {
   int error;
 } child_report;
 
-static bool set_descriptors(const sources *from)
+static bool set_descriptors(const peri_launch *launch, const sources *from)
 {
   for (int i = 0; i < 3; i++) {
     int fd = from->fd[i] == PERI_CHILD_STDOUT ? 1 : from->fd[i];
@@ -249,6 +282,20 @@ static bool set_descriptors(const sources *from)
   enum { CLOSE_ON_EXEC = 4 }; /* CLOSE_RANGE_CLOEXEC; the pipe must live on */
   syscall(SYS_close_range, 3U, ~0U, CLOSE_ON_EXEC);
 #endif
+  for (size_t i = 0; i < launch->kept_count; i++)
+    if (fcntl(launch->kept[i], F_SETFD, 0) < 0)
+      return false;
+  return true;
+}
+
+/* The parent's other groups are not the user's; only root can drop them, and only
+ * root has something to lose. */
+static bool set_groups(const peri_launch *launch)
+{
+  if (launch->has_groups)
+    return setgroups(launch->groups_count, launch->groups) == 0;
+  if ((launch->has_uid || launch->has_gid) && geteuid() == 0)
+    return setgroups(0, NULL) == 0;
   return true;
 }
 
@@ -274,15 +321,16 @@ static child_step run_child(const peri_launch *launch, const sources *from,
 {
   if (launch->session && setsid() < 0)
     return STEP_SESSION;
-  if (!set_descriptors(from))
+  if (launch->has_group && setpgid(0, launch->group) < 0)
+    return STEP_PROCESS_GROUP;
+  if (!set_descriptors(launch, from))
     return STEP_DESCRIPTORS;
   if (launch->cwd != NULL && chdir(launch->cwd) < 0)
     return STEP_DIRECTORY;
-  /* The parent's other groups are not the user's; only root can drop them, and
-   * only root has something to lose. */
-  if ((launch->has_uid || launch->has_gid) && geteuid() == 0 &&
-      setgroups(0, NULL) < 0)
-    return STEP_GROUP;
+  if (launch->has_umask)
+    umask(launch->umask);
+  if (!set_groups(launch))
+    return STEP_GROUPS;
   if (launch->has_gid && setgid(launch->gid) < 0)
     return STEP_GROUP;
   if (launch->has_uid && setuid(launch->uid) < 0)
@@ -379,7 +427,8 @@ static bool needs_fork(const peri_launch *launch)
   if (launch->session)
     return true;
 #endif
-  return launch->has_uid || launch->has_gid;
+  return launch->has_uid || launch->has_gid || launch->has_groups ||
+         launch->has_umask;
 }
 
 /* posix_spawn does not say which step has failed. */
@@ -398,7 +447,9 @@ int peri__launch(const peri_launch *launch, pid_t *pid, const char **failed)
   *failed = "spawn";
   int code = find(launch, file, sizeof file);
   if (code == 0) {
-    code = take_sources(launch, &from);
+    code = check_kept(launch, failed);
+    if (code == 0)
+      code = take_sources(launch, &from);
     if (code < 0)
       return code;
     code = needs_fork(launch) ? fork_and_exec(launch, &from, file, pid, failed)

@@ -234,6 +234,24 @@ static bool id_option(lua_State *L, const char *name, unsigned *id)
   return there;
 }
 
+/* A list of the options, which are integers; NULL: there is none. Pushes what
+ * keeps it, or nil. */
+static unsigned *ids_option(lua_State *L, const char *name, size_t *count)
+{
+  *count = 0;
+  if (lua_getfield(L, 3, name) != LUA_TTABLE)
+    return NULL;
+  *count = lua_rawlen(L, -1);
+  unsigned *ids = lua_newuserdatauv(L, (*count + 1) * sizeof *ids, 0);
+  for (size_t i = 0; i < *count; i++) {
+    lua_rawgeti(L, -2, (lua_Integer)i + 1);
+    ids[i] = (unsigned)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_remove(L, -2);
+  return ids;
+}
+
 static const char *const stdio_names[] = {"stdin", "stdout", "stderr"};
 
 /* What the options say about the child's descriptors: a descriptor, "null",
@@ -257,10 +275,29 @@ static unsigned stdio_options(lua_State *L, int fds[3])
   return pipes;
 }
 
-/* [name, list of arguments, options]; pushes two values. */
-static unsigned read_options(lua_State *L, peri_launch *launch)
+/* Who the child is, to the system. Pushes two values. */
+static void identity_options(lua_State *L, peri_launch *launch)
 {
   unsigned id;
+  lua_getfield(L, 3, "session");
+  launch->session = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  launch->has_uid = id_option(L, "uid", &id);
+  launch->uid = (uid_t)id;
+  launch->has_gid = id_option(L, "gid", &id);
+  launch->gid = (gid_t)id;
+  launch->has_group = id_option(L, "group", &id);
+  launch->group = (pid_t)id;
+  launch->has_umask = id_option(L, "umask", &id);
+  launch->umask = (mode_t)id;
+  launch->groups = ids_option(L, "groups", &launch->groups_count);
+  launch->has_groups = launch->groups != NULL;
+  launch->kept = (int *)ids_option(L, "kept", &launch->kept_count);
+}
+
+/* [name, list of arguments, options]; pushes four values. */
+static unsigned read_options(lua_State *L, peri_launch *launch)
+{
   launch->name = peri__check_string(L, peri__rt(L), 1, NULL);
   launch->argv = push_strings(L, 2);
   if (lua_getfield(L, 3, "env") == LUA_TTABLE) {
@@ -273,13 +310,7 @@ static unsigned read_options(lua_State *L, peri_launch *launch)
   launch->path = text_option(L, "path");
   if (launch->path == NULL)
     launch->path = "/bin:/usr/bin";
-  lua_getfield(L, 3, "session");
-  launch->session = lua_toboolean(L, -1);
-  lua_pop(L, 1);
-  launch->has_uid = id_option(L, "uid", &id);
-  launch->uid = (uid_t)id;
-  launch->has_gid = id_option(L, "gid", &id);
-  launch->gid = (gid_t)id;
+  identity_options(L, launch);
   return stdio_options(L, launch->fds);
 }
 
@@ -378,7 +409,8 @@ static size_t limit_option(lua_State *L)
  * spawn(name, arguments, options) -> process, pid, stdin, stdout, stderr. The
  * arguments begin with the program's own name. Options: cwd; env, a list of
  * "NAME=VALUE"; path, where programs are; stdin, stdout, stderr (see above);
- * session; uid, gid; limit of the streams; watch="thread".
+ * session; uid, gid; group, of processes; groups, umask; kept, a list of
+ * descriptors; limit of the streams; watch="thread".
  */
 static int l_spawn(lua_State *L)
 {
@@ -387,7 +419,7 @@ static int l_spawn(lua_State *L)
   peri_launch launch = {0};
   peri_pipes pipes = {.theirs = {-1, -1, -1}};
   lua_settop(L, 3);
-  peri__check_stack(L, 12);
+  peri__check_stack(L, 16);
   unsigned wanted = read_options(L, &launch);
   pipes.limit = limit_option(L);
   bool by_thread = wants_thread(L);

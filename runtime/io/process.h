@@ -22,10 +22,16 @@ typedef struct peri_launch {
   char *const *argv, *const *envp;
   const char *cwd; /* NULL: ours */
   int fds[3];
+  const int *kept; /* others that the child has, above 2, in ascending order */
+  size_t kept_count;
   bool session; /* a new one */
-  bool has_uid, has_gid;
+  bool has_uid, has_gid, has_group, has_umask, has_groups;
   uid_t uid;
   gid_t gid;
+  pid_t group; /* of processes; 0: its own */
+  mode_t umask;
+  const gid_t *groups; /* beside gid */
+  size_t groups_count;
 } peri_launch;
 
 /* Starts a program: 0, or a libuv error and the call that failed. The thread

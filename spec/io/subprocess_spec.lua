@@ -370,6 +370,18 @@ describe("perilune.subprocess", function()
     support.raises(peri.TypeError, "bad argument #2 to 'create_subprocess_exec' "
       .. "(stdout: PIPE, DEVNULL, descriptor, open file or stream expected, got string)",
       exec, "echo", { stdout = "file" })
+    support.raises(peri.ValueError, "bad argument #2 to 'create_subprocess_exec' "
+      .. "(a new session has its own process group)",
+      exec, "echo", { process_group = 0, start_new_session = true })
+    support.raises(peri.ValueError, "bad argument #2 to 'create_subprocess_exec' (umask: 512 is none)",
+      exec, "echo", { umask = 512 })
+    support.raises(peri.TypeError, "bad argument #2 to 'create_subprocess_exec' (pass_fds: list expected, got number)",
+      exec, "echo", { pass_fds = 5 })
+    support.raises(peri.TypeError, "bad argument #2 to 'create_subprocess_exec' "
+      .. "(pass_fds: descriptors, open files or streams expected, got string)",
+      exec, "echo", { pass_fds = { "5" } })
+    support.raises(peri.TypeError, "bad argument #2 to 'create_subprocess_exec' (integer expected, got string)",
+      exec, "echo", { extra_groups = { "audio" } })
     fails("EBADF", "true", exec, "true", { stdout = 1000 })
   end)
 
@@ -378,6 +390,59 @@ describe("perilune.subprocess", function()
     local listed = run("ls /proc/self/fd", { shell = true, capture = true }).stdout
     assert.equal("0\n1\n2\n3\n", listed) -- 3: what ls reads
     assert.is_truthy(file)
+  end)
+
+  -- Both ways to start a program: posix_spawn, and fork (for a umask).
+  for way, umask in pairs { spawned = false, forked = 18 } do
+    it("passes on the descriptors it is told to, and no others: " .. way, function()
+      local reader, _, writer, fd = support.pipe()
+      local file <close> = io.open(support.file "x")
+      local process = shell(("ls /proc/self/fd; echo told >/proc/self/fd/%d"):format(fd),
+        { pass_fds = { writer, fd, 1 }, stdout = PIPE, umask = umask or nil })
+      local listed = {}
+      for number in process:communicate():gmatch "%d+" do listed[number] = true end
+      assert.equal(0, process:wait())
+      assert.equal("told", reader:read())
+      assert.is_true(listed[tostring(fd)] and listed["2"])
+      assert.is_true(subprocess.run({ "test", "!", "-e", ("/proc/self/fd/%d"):format(fd) }).returncode == 0)
+      local count = 0
+      for _ in pairs(listed) do count = count + 1 end
+      assert.equal(5, count) -- those three, the pipe, and what ls reads
+      assert.is_truthy(file)
+      reader:close()
+      writer:close()
+      local err = fails("EBADF", "true", exec, "true", { pass_fds = { 1000 }, umask = umask or nil })
+      assert.equal("fcntl", err.syscall)
+    end)
+
+    it("starts a process group, and joins one: " .. way, function()
+      local function start(group)
+        local process = shell("cut -d' ' -f5 /proc/self/stat; read line",
+          { process_group = group, stdin = PIPE, stdout = PIPE, umask = umask or nil })
+        return process, tonumber(process.stdout:readline())
+      end
+      local leader <close>, group = start(0)
+      assert.equal(leader.pid, group)
+      local member <close>, same = start(leader.pid)
+      assert.is_true(member.pid ~= group and same == group)
+      fails("EPERM", "true", exec, "true", { process_group = 1, umask = umask or nil })
+    end)
+  end
+
+  it("has a umask of the child's own", function()
+    local got = run("umask", { shell = true, capture = true, umask = 7 })
+    assert.equal(7, tonumber(got.stdout, 8))
+    assert.is_true(run("umask", { shell = true, capture = true }).stdout ~= got.stdout)
+  end)
+
+  it("gives the child groups where it may, else says why not", function()
+    if run("id -u", { shell = true, capture = true }).stdout ~= "0\n" then
+      local err = fails("EPERM", "true", exec, "true", { extra_groups = { 1 } })
+      assert.equal("setgroups", err.syscall)
+      return
+    end
+    local got = run("id -u; id -G", { shell = true, capture = true, gid = 5, extra_groups = { 6, 7 } })
+    assert.equal("0\n5 6 7\n", got.stdout)
   end)
 
   it("starts a session of its own when asked", function()
