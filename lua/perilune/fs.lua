@@ -9,11 +9,9 @@
 -- done, what was opened is closed.
 
 local native = require "perilune._fs"
-local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 
-local error, os, type = error, os, type
-local OSError = errors.OSError
+local os, type = os, type
 
 ---Files and directories.
 ---@class perilune.fs
@@ -273,16 +271,18 @@ fs.glob = require "perilune.glob".glob
 
 local watch_options <const> = { recursive = true, limit = true }
 
----Watches a file, or what is in a directory:
----`for kind, name in watch do`. Not what is below in other directories, unless
----`recursive` asks for that, which is the system's business: Linux cannot, and
----raises.
+---Watches a file, or what is in a directory: `for kind, name in watch do`. With
+---`recursive` the directories below, too, those that come later included: it waits
+---until all have been found, names have their directories before them ("sub/file"),
+---and in a new directory what was there before it could be watched is told as a
+---"rename". Links are not followed.
 ---
----Raises OSError (`code` "ENOENT", "ENOTSUP", ...).
+---Raises OSError (`code` "ENOENT", "ENOSPC" where the system has no more watches, ...).
 ---@param path string
 ---@param options? { recursive: boolean?, limit: integer? } limit: how many events
 ---are kept for who asks for them (1,024); see `Watch:next` for what is more
 ---@return perilune.Watch
+---@async
 function fs.watch(path, options)
   check_path("watch", 1, path)
   arguments.options("watch", 2, options, watch_options)
@@ -291,10 +291,7 @@ function fs.watch(path, options)
   if limit < 1 or limit > 1048576 then
     arguments.wrong_value("watch", 2, "limit is 1 to 1,048,576")
   end
-  if options and options.recursive then
-    error(OSError(("watch: directories below cannot be watched on this system (%s)"):format(path),
-      { code = "ENOTSUP", syscall = "watch", path = path }))
-  end
+  if options and options.recursive then return require "perilune.watch".tree(path, limit) end
   return native.watch(path, limit)
 end
 

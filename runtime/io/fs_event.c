@@ -4,7 +4,12 @@
  * The events stand in a ring until a task asks for them. When that is full, what
  * comes is counted and dropped, and who reads is told so at the place where it
  * is missing: he has to look for himself.
+ *
+ * Linux watches one directory at a time. A watch may have parts for directories
+ * below it, whose events come into the same ring, told from the root; which there
+ * have to be, perilune.watch knows.
  */
+#include <stdint.h>
 #include <string.h>
 
 #include "core/debug.h"
@@ -29,7 +34,16 @@ typedef struct peri_fs_watch {
   size_t missing; /* dropped since the newest in the ring */
   lua_Integer dropped;
   uv_fs_event_t handle;
+  peri_list parts;
 } peri_fs_watch;
+
+typedef struct watch_part {
+  peri_node node;
+  uv_fs_event_t handle;
+  peri_fs_watch *watch;
+  size_t size;
+  char prefix[]; /* of its names: "sub/below/" */
+} watch_part;
 
 static const char metatable_key = 'w';
 
@@ -54,31 +68,66 @@ static void unref(peri_fs_watch *watch)
 
 /* -- Events ------------------------------------------------------------------------ */
 
-static bool keep(peri_fs_watch *watch, const char *name, int kind)
+static bool keep(peri_fs_watch *watch, const char *prefix, const char *name,
+                 int kind)
 {
   if (watch->count == watch->limit || watch->missing > 0)
     return false;
   char *copy = NULL;
   if (name != NULL) {
-    copy = peri__realloc(watch->rt, NULL, 0, strlen(name) + 1);
+    size_t length = strlen(prefix);
+    copy = peri__realloc(watch->rt, NULL, 0, length + strlen(name) + 1);
     if (copy == NULL)
       return false;
-    strcpy(copy, name);
+    memcpy(copy, prefix, length);
+    strcpy(copy + length, name);
   }
   size_t at = (watch->first + watch->count++) % watch->limit;
   watch->ring[at] = (watch_event){copy, kind};
   return true;
 }
 
-static void on_event(uv_fs_event_t *handle, const char *name, int events,
-                     int status)
+static void note(peri_fs_watch *watch, const char *prefix, const char *name,
+                 int kind)
 {
-  peri_fs_watch *watch = handle->data;
-  if (!keep(watch, name, status < 0 ? status : events)) {
+  if (!keep(watch, prefix, name, kind)) {
     watch->missing++;
     watch->dropped++;
   }
   peri__waiters_wake(&watch->readers);
+}
+
+static void on_event(uv_fs_event_t *handle, const char *name, int events,
+                     int status)
+{
+  note(handle->data, "", name, status < 0 ? status : events);
+}
+
+/* What happens to the directory itself is told by the one above. libuv gives it
+ * the directory's name then, a piece of its path. */
+static void on_part_event(uv_fs_event_t *handle, const char *name, int events,
+                          int status)
+{
+  watch_part *part = handle->data;
+  uintptr_t path = (uintptr_t)handle->path, at = (uintptr_t)name;
+  if (name == NULL || (at >= path && at <= path + strlen(handle->path)))
+    return;
+  note(part->watch, part->prefix, name, status < 0 ? status : events);
+}
+
+static void on_part_closed(uv_handle_t *handle)
+{
+  watch_part *part = handle->data;
+  peri_fs_watch *watch = part->watch;
+  watch->kernel->open--;
+  peri__realloc(watch->rt, part, part->size, 0);
+  unref(watch);
+}
+
+static void close_part(watch_part *part)
+{
+  peri__node_unlink(&part->node);
+  uv_close((uv_handle_t *)&part->handle, on_part_closed);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -97,6 +146,8 @@ static void close_watch(peri_fs_watch *watch)
     peri__node_unlink(&watch->io.listed);
   while (peri__waiters_wake(&watch->readers))
     continue;
+  while (!peri__list_empty(&watch->parts))
+    close_part((watch_part *)peri__list_first(&watch->parts));
   uv_close((uv_handle_t *)&watch->handle, on_closed);
 }
 
@@ -288,6 +339,7 @@ static peri_fs_watch *make(peri_loop *loop, size_t limit)
   watch->references = 1;
   watch->limit = limit;
   watch->closed = true; /* until there is a handle */
+  peri__list_init(&watch->parts);
   peri__waiters_init(&watch->readers, "Watch.next", give_up);
   return watch;
 }
@@ -321,17 +373,85 @@ static int l_watch(lua_State *L)
   return 1;
 }
 
+/* -- Parts ------------------------------------------------------------------------------ */
+
+/* NULL: no memory */
+static watch_part *make_part(peri_fs_watch *watch, const char *prefix)
+{
+  size_t size = sizeof(watch_part) + strlen(prefix) + 1;
+  watch_part *part = peri__realloc(watch->rt, NULL, 0, size);
+  if (part == NULL)
+    return NULL;
+  memset(part, 0, sizeof *part);
+  part->watch = watch;
+  part->size = size;
+  strcpy(part->prefix, prefix);
+  return part;
+}
+
+static int start_part(watch_part *part, const char *path)
+{
+  peri_fs_watch *watch = part->watch;
+  int code = uv_fs_event_init(watch->kernel->uv, &part->handle);
+  if (code < 0) {
+    peri__realloc(watch->rt, part, part->size, 0);
+    return code;
+  }
+  part->handle.data = part;
+  watch->references++;
+  watch->kernel->open++;
+  uv_unref((uv_handle_t *)&part->handle);
+  peri__list_push(&watch->parts, &part->node);
+  code = uv_fs_event_start(&part->handle, on_part_event, path, 0);
+  if (code < 0)
+    close_part(part);
+  return code;
+}
+
+/* watch_part(watch, path, prefix) -> the part, for unwatch_part; nil: the watch is
+ * closed */
+static int l_watch_part(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_fs_watch *watch = check_watch(L);
+  const char *path = peri__check_string(L, rt, 2, NULL);
+  const char *prefix = peri__check_string(L, rt, 3, NULL);
+  if (watch->closed)
+    return 0;
+  watch_part *part = make_part(watch, prefix);
+  if (part == NULL)
+    return luaL_error(L, "not enough memory");
+  int code = start_part(part, path);
+  if (code < 0)
+    return peri__throw_os(L, rt, "watch", code, "path", path);
+  lua_pushlightuserdata(L, part);
+  return 1;
+}
+
+/* unwatch_part(watch, part): once for each part */
+static int l_unwatch_part(lua_State *L)
+{
+  peri_fs_watch *watch = check_watch(L);
+  if (!watch->closed)
+    close_part(lua_touserdata(L, 2));
+  return 0;
+}
+
 static const luaL_Reg methods[] = {
     {"next", l_next}, {"close", l_close}, {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", l_gc}, {"__close", l_close}, {"__call", l_call}, {NULL, NULL}};
 
+static const luaL_Reg functions[] = {{"watch", l_watch},
+                                     {"watch_part", l_watch_part},
+                                     {"unwatch_part", l_unwatch_part},
+                                     {NULL, NULL}};
+
 void peri__fs_event_open(lua_State *L, peri_runtime *rt)
 {
   lua_pushlightuserdata(L, rt);
-  lua_pushcclosure(L, l_watch, 1);
-  lua_setfield(L, -2, "watch");
+  luaL_setfuncs(L, functions, 1);
   lua_createtable(L, 0, 8);
   lua_pushliteral(L, "Watch");
   lua_setfield(L, -2, "__name");

@@ -1,6 +1,7 @@
 local lfs = require "lfs"
 local peri = require "perilune"
 local fs = require "perilune.fs"
+local subprocess = require "perilune.subprocess"
 local support = require "support"
 local raises, spin = support.raises, support.spin
 
@@ -94,8 +95,9 @@ describe("fs.watch", function()
     local ok, err = pcall(fs.watch, at "none")
     assert.is_false(ok)
     assert.same({ "ENOENT", "watch", at "none" }, { err.code, err.syscall, err.path })
-    ok, err = pcall(fs.watch, dir, { recursive = true })
-    assert.same({ false, "ENOTSUP" }, { ok, err.code })
+    ok, err = pcall(fs.watch, at "none", { recursive = true })
+    assert.is_false(ok)
+    assert.same({ "ENOENT", "watch", at "none" }, { err.code, err.syscall, err.path })
     assert.is_true(peri.ValueError:is(select(2, pcall(fs.watch, dir, { limit = 0 }))))
     assert.is_true(peri.ValueError:is(select(2, pcall(fs.watch, "a\0b"))))
     assert.is_true(peri.TypeError:is(select(2, pcall(fs.watch))))
@@ -112,6 +114,7 @@ describe("fs.watch", function()
     local out = support.run_code([[
       local peri = require "perilune"
       local fs = require "perilune.fs"
+local subprocess = require "perilune.subprocess"
       local ok, err = pcall(peri.run, function()
         WATCH = fs.watch(arg[1])
         peri.Future():await()
@@ -127,6 +130,7 @@ describe("fs.watch", function()
     support.collect()
     local child = support.run_code([[
       local fs = require "perilune.fs"
+local subprocess = require "perilune.subprocess"
       WATCH = fs.watch(arg[1])
       print "made"
     ]], dir)
@@ -147,5 +151,124 @@ describe("fs.watch", function()
     peri.get_running_loop():set_debug(false)
     assert.equal(1, #records, table.concat(records, "\n"))
     assert.is_truthy(records[1]:find "^WARNING ResourceWarning: unclosed watch of '")
+  end)
+end)
+
+describe("fs.watch of a tree", function()
+  local function open() return fs.watch(dir, { recursive = true }) end
+
+  it("tells what happens in directories below", function()
+    fs.mkdirp(at "a/b/c")
+    fs.mkdir(at "other")
+    local watch <close> = open()
+    fs.write_file(at "a/b/c/file", "x")
+    assert.is_true(wait_for(watch, "rename", "a/b/c/file"))
+    assert.is_true(wait_for(watch, "change", "a/b/c/file"))
+    fs.write_file(at "other/x", "x")
+    assert.is_true(wait_for(watch, "rename", "other/x"))
+    fs.write_file(at "top", "x")
+    assert.is_true(wait_for(watch, "rename", "top"))
+    assert.equal(0, watch.dropped)
+  end)
+
+  it("watches directories that come, and tells what is in them already", function()
+    local watch <close> = open()
+    fs.mkdirp(at "new/deep")
+    fs.write_file(at "new/deep/before", "x")
+    assert.is_true(wait_for(watch, "rename", "new"))
+    assert.is_true(wait_for(watch, "rename", "new/deep"))
+    assert.is_true(wait_for(watch, "rename", "new/deep/before"))
+    fs.write_file(at "new/deep/after", "x")
+    assert.is_true(wait_for(watch, "rename", "new/deep/after"))
+  end)
+
+  it("knows a directory that was moved by its new name, and one in its place", function()
+    fs.mkdirp(at "a/sub")
+    local watch <close> = open()
+    fs.rename(at "a", at "b")
+    assert.is_true(wait_for(watch, "rename", "b"))
+    fs.write_file(at "b/sub/x", "x")
+    assert.is_true(wait_for(watch, "rename", "b/sub/x"))
+    for _ = 1, 3 do
+      fs.remove(at "b/sub/x")
+      fs.rmdir(at "b/sub")
+      fs.mkdir(at "b/sub")
+      fs.write_file(at "b/sub/x", "x")
+    end
+    fs.write_file(at "mark", "")
+    assert.is_true(wait_for(watch, "rename", "mark"))
+    fs.write_file(at "b/sub/y", "x")
+    assert.is_true(wait_for(watch, "rename", "b/sub/y"))
+  end)
+
+  it("lets go of directories that have gone, and tells nothing of itself", function()
+    fs.mkdirp(at "a/a/a")
+    local watch <close> = open()
+    fs.rmdir(at "a/a/a")
+    fs.rmdir(at "a/a")
+    fs.rmdir(at "a")
+    fs.mkdir(at "mark")
+    local seen = {}
+    for kind, name in watch do
+      if name == "mark" then break end
+      seen[#seen + 1] = kind .. " " .. name
+    end
+    assert.same({ "rename a/a/a", "rename a/a", "rename a" }, seen)
+  end)
+
+  it("loses no event to a task that is cancelled, wherever it stands", function()
+    local watch <close> = open()
+    for i = 1, 8 do fs.mkdirp(at(("d%d/in/below"):format(i))) end
+    local seen, rounds = {}, 0
+    local function reader()
+      for kind, name in watch do
+        if kind == "rename" then seen[name] = true end
+      end
+    end
+    while not (seen.d8 and seen["d8/in"] and seen["d8/in/below"]) do
+      rounds = rounds + 1
+      assert.is_true(rounds < 100000)
+      local task = peri.create_task(reader)
+      spin(rounds)
+      task:cancel()
+      pcall(task.await, task)
+    end
+    for i = 1, 8 do
+      for _, below in ipairs { "", "/in", "/in/below" } do
+        assert.is_true(seen[("d%d%s"):format(i, below)], i .. below)
+      end
+    end
+    fs.write_file(at "d3/in/below/x", "x")
+    assert.is_true(wait_for(watch, "rename", "d3/in/below/x"))
+  end)
+
+  it("says where it may not look, and goes on", function()
+    fs.mkdir(at "closed", 0)
+    fs.mkdir(at "open")
+    fs.chmod(at "open", 511)
+    local is_root = subprocess.run("id -u", { shell = true, capture = true }).stdout == "0\n"
+    -- Root may look everywhere.
+    local ok, result = pcall(subprocess.run, { support.program, "-e", ([[
+      local fs = require "perilune.fs"
+      local watch = fs.watch(%q, { recursive = true })
+      print(watch:next())
+      fs.mkdir(%q .. "/open/d")
+      print(watch:next())
+    ]]):format(dir, dir) }, { capture = true, uid = is_root and 65534 or nil, cwd = "/" })
+    if not ok then return pending "the other user cannot run the program" end
+    assert.same({ "error\tEACCES\tclosed\nrename\topen/d\n", "" }, { result.stdout, result.stderr })
+  end)
+
+  it("has tasks take turns, time limits, and ends when it is closed", function()
+    local watch = open()
+    raises(peri.TimeoutError, "", watch.next, watch, { timeout = 0.01 })
+    local first, second = peri.create_task(watch.next, watch), peri.create_task(watch.next, watch)
+    spin(2)
+    fs.mkdir(at "a")
+    assert.same({ "rename", "a" }, { first:await() })
+    watch:close()
+    assert.is_nil(second:await())
+    assert.is_nil(watch:next())
+    assert.is_true(watch.closed)
   end)
 end)

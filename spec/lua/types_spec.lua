@@ -315,7 +315,7 @@ local may_wait <const> = {
   "perilune.fs.mkdtemp", "perilune.fs.open", "perilune.fs.read_file", "perilune.fs.readlink",
   "perilune.fs.realpath", "perilune.fs.remove", "perilune.fs.rename", "perilune.fs.rmdir",
   "perilune.fs.scandir", "perilune.fs.stat", "perilune.fs.symlink", "perilune.fs.tmpfile",
-  "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.write_file",
+  "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.watch", "perilune.fs.write_file",
   "perilune.futures.shutdown_default_executor", "perilune.map", "perilune.move_on_after",
   "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.subprocess.run",
   "perilune.timeout", "perilune.timeout_at", "perilune.to_thread", "perilune.wait",
