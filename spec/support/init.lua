@@ -183,6 +183,11 @@ end
 ---The perilune program under test: $PERILUNE, or the one that runs the specs.
 support.program = os.getenv "PERILUNE" or output_of "readlink -f /proc/$PPID/exe"
 
+---Whether there is a program of that name.
+function support.has_program(name)
+  return output_of("command -v " .. name) ~= ""
+end
+
 local function quote(text)
   return "'" .. text:gsub("'", "'\\''") .. "'"
 end

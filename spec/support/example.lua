@@ -1,0 +1,31 @@
+-- The examples of scripts/examples that are servers, as programs of their own.
+local subprocess = require "perilune.subprocess"
+local support = require "support"
+
+local directory = debug.getinfo(1, "S").source:match "^@(.*)spec/support/[^/]*$" .. "scripts/examples/"
+
+local example = {}
+
+---Starts an example; returns its process, and the port it says it listens on. Ended
+---by Ctrl-C it must have nothing to complain about: `example.stop`.
+---@async
+function example.start(name, ...)
+  local args = { support.program, directory .. name, ... }
+  args[#args + 1] =
+    { stdin = subprocess.DEVNULL, stdout = subprocess.PIPE, stderr = subprocess.PIPE }
+  local process = subprocess.create_subprocess_exec(table.unpack(args))
+  local line = process.stdout:readline()
+  local port = line and tonumber(line:match "^listening on\t.*\t(%d+)\n$")
+  if not port then error(("%s: %s"):format(name, select(2, process:communicate())), 2) end
+  return process, port
+end
+
+---Ends it as Ctrl-C does; returns what it wrote to stderr, and its exit code.
+---@async
+function example.stop(process)
+  process:send_signal "SIGINT"
+  local _, err = process:communicate()
+  return err, process.returncode
+end
+
+return example
