@@ -2,24 +2,14 @@
 local peri = require "perilune"
 local net = require "perilune.net"
 local subprocess = require "perilune.subprocess"
+local example = require "support.example"
 local support = require "support"
-
-local root = debug.getinfo(1, "S").source:match "^@(.*)spec/host/examples_spec%.lua$"
-local examples = (root == "" and "./" or root) .. "scripts/examples/"
-
--- Starts an example that serves, and gives its port.
-local function start(name)
-  local process = subprocess.create_subprocess_exec(support.program, examples .. name,
-    { stdout = subprocess.PIPE })
-  local line = process.stdout:readline { timeout = 20 }
-  return process, tonumber(line:match "(%d+)\n$")
-end
 
 local function connect(port) return net.open_connection("127.0.0.1", port, { timeout = 20 }) end
 
 describe("the example echo.lua", function()
   it("sends back what it is sent, to many at once", function()
-    local process <close>, port = start "echo.lua"
+    local process <close>, port = example.start "echo.lua"
     local function talk(i)
       local stream <close> = connect(port)
       for k = 1, 20 do
@@ -41,7 +31,7 @@ end)
 
 describe("the example chat.lua", function()
   it("passes lines on to all others", function()
-    local process <close>, port = start "chat.lua"
+    local process <close>, port = example.start "chat.lua"
     local a <close> = connect(port)
     local b <close> = connect(port)
     local function hears(stream, text)
@@ -68,7 +58,7 @@ describe("the example ports.lua", function()
   it("finds the ports that somebody listens on", function()
     local server <close> = net.start_server(function() end, "127.0.0.1", 0)
     local _, port = server.sockets[1]:getsockname()
-    local out = subprocess.run({ support.program, examples .. "ports.lua",
+    local out = subprocess.run({ support.program, example.directory .. "ports.lua",
       tostring(math.max(1, port - 300)), tostring(math.min(65535, port + 300)) },
       { capture = true, check = true, timeout = 60 }).stdout
     assert.truthy(("\n" .. out):find("\n" .. port .. "\n", 1, true))

@@ -2,15 +2,16 @@
 local subprocess = require "perilune.subprocess"
 local support = require "support"
 
-local directory = debug.getinfo(1, "S").source:match "^@(.*)spec/support/[^/]*$" .. "scripts/examples/"
-
 local example = {}
+
+example.directory =
+  debug.getinfo(1, "S").source:match "^@(.*)spec/support/[^/]*$" .. "scripts/examples/"
 
 ---Starts an example; returns its process, and the port it says it listens on. Ended
 ---by Ctrl-C it must have nothing to complain about: `example.stop`.
 ---@async
 function example.start(name, ...)
-  local args = { support.program, directory .. name, ... }
+  local args = { support.program, example.directory .. name, ... }
   args[#args + 1] =
     { stdin = subprocess.DEVNULL, stdout = subprocess.PIPE, stderr = subprocess.PIPE }
   local process = subprocess.create_subprocess_exec(table.unpack(args))
