@@ -46,14 +46,20 @@ static peri_file *check_file(lua_State *L, const char *name)
 {
   peri_file **box = check_box(L);
   if (*box == NULL) {
-    peri__push_error(L, peri__rt(L), PERI_ERR_OS, "%s: the file is closed",
-                     name);
+    lua_getiuservalue(L, 1, 1);
+    const char *path = lua_tostring(L, -1);
+    peri__push_error(L, peri__rt(L), PERI_ERR_OS,
+                     path != NULL ? "%s '%s': the file is closed"
+                                  : "%s: the file is closed",
+                     name, path);
     lua_pushliteral(L, "EBADF");
     lua_setfield(L, -2, "code");
     lua_pushinteger(L, -UV_EBADF);
     lua_setfield(L, -2, "errno");
     lua_pushstring(L, name);
     lua_setfield(L, -2, "syscall");
+    lua_getiuservalue(L, 1, 1);
+    lua_setfield(L, -2, "path");
     lua_error(L);
   }
   return *box;
@@ -77,10 +83,14 @@ static int run_open(fs_job *job)
 
 static void push_file(lua_State *L, fs_job *job)
 {
-  peri_file **box = lua_newuserdatauv(L, sizeof *box, 0);
+  peri_file **box = lua_newuserdatauv(L, sizeof *box, 1);
   *box = NULL;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key);
   lua_setmetatable(L, -2);
+  if (*job->file->path != '\0') {
+    lua_pushstring(L, job->file->path); /* for errors once it is closed */
+    lua_setiuservalue(L, -2, 1);
+  }
   *box = job->file;
   job->file = NULL; /* the reference goes over */
 }
@@ -92,14 +102,15 @@ static int push_open(lua_State *L, fs_job *job)
   return 2;
 }
 
-/* Submits a job that makes a file. */
-static int submit_opening(lua_State *L, fs_job *job)
+/* Submits a job that makes a file, which has a name or none. */
+static int submit_opening(lua_State *L, fs_job *job, const char *path)
 {
-  peri_file *file = calloc(1, sizeof *file);
+  peri_file *file = calloc(1, sizeof *file + strlen(path) + 1);
   if (file == NULL) {
     peri__fs_free(job);
     return luaL_error(L, "not enough memory");
   }
+  strcpy(file->path, path);
   atomic_init(&file->references, 1);
   file->fd = -1;
   peri__list_init(&file->jobs);
@@ -137,7 +148,7 @@ static int l_open(lua_State *L)
   fs_job *job = peri__fs_job(L, &operation, 1, 0);
   job->flags = flags;
   job->mode = mode;
-  return submit_opening(L, job);
+  return submit_opening(L, job, job->path);
 }
 
 static int run_tmpfile(fs_job *job)
@@ -175,7 +186,7 @@ static int l_tmpfile(lua_State *L)
 {
   static const fs_operation operation = {"tmpfile", run_tmpfile, push_tmpfile,
                                          NULL};
-  return submit_opening(L, peri__fs_job(L, &operation, 1, 0));
+  return submit_opening(L, peri__fs_job(L, &operation, 1, 0), "");
 }
 
 /* -- Reading and writing --------------------------------------------------------- */

@@ -17,6 +17,7 @@ typedef struct peri_file {
   int fd;         /* set by the job that opens, or that closes; -1: none */
   bool may_hang;  /* a pipe, a terminal: reading it may take for ever */
   peri_list jobs; /* on it, not ended, in the order of their calls */
+  char path[];    /* as it was opened; "": it has no name */
 } peri_file;
 
 void peri__file_release(peri_file *file);

@@ -213,26 +213,29 @@ static void set_path(lua_State *L, const char *field, const char *path)
   lua_setfield(L, -2, field);
 }
 
-/* [job]: the OSError of what has failed */
+/* [job, code]: the OSError of what has failed */
 static int push_failure(lua_State *L)
 {
   fs_job *job = lua_touserdata(L, 1);
-  const char *name = job->operation->name, *text = uv_strerror(job->code);
+  int code = (int)lua_tointeger(L, 2);
+  const char *name = job->operation->name, *text = uv_strerror(code);
+  const char *path = job->path;
+  if (*path == '\0' && job->file != NULL)
+    path = job->file->path;
   if (job->target != NULL)
-    peri__push_error(L, job->rt, PERI_ERR_OS, "%s '%s' -> '%s': %s", name,
-                     job->path, job->target, text);
-  else if (*job->path != '\0')
-    peri__push_error(L, job->rt, PERI_ERR_OS, "%s '%s': %s", name, job->path,
-                     text);
+    peri__push_error(L, job->rt, PERI_ERR_OS, "%s '%s' -> '%s': %s", name, path,
+                     job->target, text);
+  else if (*path != '\0')
+    peri__push_error(L, job->rt, PERI_ERR_OS, "%s '%s': %s", name, path, text);
   else
     peri__push_error(L, job->rt, PERI_ERR_OS, "%s: %s", name, text);
-  lua_pushstring(L, uv_err_name(job->code));
+  lua_pushstring(L, uv_err_name(code));
   lua_setfield(L, -2, "code");
-  lua_pushinteger(L, -job->code);
+  lua_pushinteger(L, -code);
   lua_setfield(L, -2, "errno");
   lua_pushstring(L, name);
   lua_setfield(L, -2, "syscall");
-  set_path(L, "path", job->path);
+  set_path(L, "path", path);
   set_path(L, "target", job->target);
   return 1;
 }
@@ -245,13 +248,14 @@ static int push_results(lua_State *L)
   return job->operation->push(L, job);
 }
 
-/* Raises the error of a failed job, and lets go of it. */
-static int throw_failure(lua_State *L, fs_job *job)
+/* Raises an error of a job, and lets go of it. */
+static int throw_failure(lua_State *L, fs_job *job, int code)
 {
-  bool memory = job->code == UV_ENOMEM;
+  bool memory = code == UV_ENOMEM;
   lua_pushcfunction(L, push_failure);
   lua_pushlightuserdata(L, job);
-  int result = memory ? LUA_OK : lua_pcall(L, 1, 1, 0);
+  lua_pushinteger(L, code);
+  int result = memory ? LUA_OK : lua_pcall(L, 2, 1, 0);
   abandon(job);
   (void)result; /* an error of its own is as good to raise */
   return memory ? luaL_error(L, "not enough memory") : lua_error(L);
@@ -262,14 +266,10 @@ static int job_k(lua_State *L, int status, lua_KContext ctx)
   (void)status;
   peri__waiters_unpark(L, (peri_runtime *)ctx);
   fs_job *job = lua_touserdata(L, 1);
-  if (!job->ended) { /* the thread has it still, and sets its code */
-    peri_runtime *rt = job->rt;
-    const char *name = job->operation->name;
-    abandon(job);
-    peri__throw_uv(L, rt, name, UV_EBADF);
-  }
+  if (!job->ended) /* the thread has it still, and sets its code */
+    return throw_failure(L, job, UV_EBADF);
   if (job->code < 0)
-    return throw_failure(L, job);
+    return throw_failure(L, job, job->code);
   if (job->operation->push == NULL) {
     peri__fs_free(job);
     return 0;
@@ -297,7 +297,7 @@ int peri__fs_submit(lua_State *L, fs_job *job)
       job->code = code;
       job->ended = true;
       leave_file(job);
-      return throw_failure(L, job);
+      return throw_failure(L, job, code);
     }
   }
   lua_settop(L, 0);
