@@ -307,6 +307,7 @@ local function converse(process, input)
   end
   process:wait()
   if process.stdin then process.stdin:abort() end
+  process._out, process._err = nil, nil
   return out and concat(out_chunks), err and concat(err_chunks)
 end
 

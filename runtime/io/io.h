@@ -169,7 +169,7 @@ struct peri_stream {
   peri_server *server; /* whose connection it is, or NULL */
   peri_node client;    /* in the server's list */
   peri_address peer;   /* of TCP */
-  char *path;          /* of the Unix socket it was connected to, or NULL */
+  char *path;          /* of the Unix socket, on either side, or NULL */
 
   union {
     uv_handle_t handle;

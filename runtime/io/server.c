@@ -145,7 +145,14 @@ static int make_stream(peri_listener *listener, int fd,
       server->io.loop, tcp ? PERI_STREAM_TCP : PERI_STREAM_PIPE);
   if (stream == NULL)
     return UV_ENOMEM;
-  int code = peri__stream_take(stream, fd);
+  int code = 0;
+  if (!tcp) { /* the client hardly ever has a name */
+    stream->path =
+        peri__copy_path(server->rt, server->path, strlen(server->path));
+    code = stream->path != NULL ? 0 : UV_ENOMEM;
+  }
+  if (code == 0)
+    code = peri__stream_take(stream, fd);
   if (code < 0) {
     peri__stream_abort(stream);
     return code;

@@ -48,6 +48,14 @@ describe("a write to a peer that is gone", function()
     fails("EPIPE", "write", path, client.drain, client)
   end)
 
+  it("raises the same on the server's side", function()
+    local client, peer, _ <close> = pair "unix"
+    local path = client:getpeername()
+    client:abort()
+    local err = write_until_it_fails(peer)
+    assert.same({ "EPIPE", "write", path }, { err.code, err.syscall, err.path })
+  end)
+
   it("raises ECONNRESET or EPIPE over TCP, with its address", function()
     local client, peer, _ <close> = pair "tcp"
     local address = address_of(client)
