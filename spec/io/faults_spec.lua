@@ -132,17 +132,17 @@ describe("a connection", function()
       local net = require "perilune.net"
       local stream = net.open_connection("127.0.0.1", tonumber(arg[1]))
       stream:write "here\n"
-      require "perilune".Future():await()
+      require "perilune".sleep(1000)
     ]]
     local accepted = peri.Future()
-    local server <close> = net.start_server(function(stream)
+    local server = net.start_server(function(stream)
       accepted:set_result(stream)
       pcall(stream.wait_closed, stream)
     end, "127.0.0.1", 0)
     local _, port = server.sockets[1]:getsockname()
     local process <close> = subprocess.create_subprocess_exec(support.program, "-e",
       ("arg = { [1] = %d } dofile %q"):format(port, path))
-    local stream <close> = accepted:await()
+    local stream = accepted:await()
     assert.equal("here\n", stream:readline())
     local address = address_of(stream)
     process:send_signal "SIGSTOP"
@@ -150,6 +150,9 @@ describe("a connection", function()
     process:kill()
     fails("ECONNRESET", "read", address, stream.read, stream)
     stream:abort()
+    server:close()
+    server:wait_closed()
+    spin(2) -- the handler ends
   end)
 
   it("that is half open is found by a time limit", function()
@@ -467,6 +470,7 @@ describe("closing while others wait", function()
     os.execute(("mkfifo '%s'"):format(path))
     local other = io.open(path, "r+")
     local file = fs.open(path)
+    local fd = file:fileno()
     local task = peri.create_task(file.read, file, 1)
     spin(20)
     file:close()
@@ -476,7 +480,8 @@ describe("closing while others wait", function()
     fails("EBADF", "read", path, file.read, file, 1)
     fails("EBADF", "stat", path, file.stat, file)
     fails("EBADF", "fileno", path, file.fileno, file)
-    other:write "x" -- lets the thread go
+    other:write "x" -- lets the thread go, which closes it
     other:close()
+    eventually(function() return not support.descriptors()[fd] end)
   end)
 end)

@@ -114,7 +114,7 @@ for _, kind in ipairs(kinds) do
       local connect = place()
       local where = kind.unix and "UNIX-LISTEN:" .. path
         or ("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr"):format(port)
-      assert.is_true(converse(connect, {}, "socat", "-t", "60", where, "PIPE") == TEXT)
+      assert.is_true(converse(connect, {}, "socat", "-t", "60", where, "EXEC:cat") == TEXT)
     end)
   end)
 end
