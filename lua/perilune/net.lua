@@ -275,8 +275,11 @@ function native.Server.__close(server, err)
 end
 
 local function start(server, options)
-  if options.start_serving ~= false then server:start_serving() end
-  return server
+  if options.start_serving == false then return server end
+  local ok, err = pcall(server.start_serving, server)
+  if ok then return server end
+  server:close() -- nobody gets it
+  error(err, 0)
 end
 
 local server_options <const> = {

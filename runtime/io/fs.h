@@ -45,6 +45,7 @@ struct fs_job {
   const fs_operation *operation;
   peri_waiters line; /* of the one task that waits */
   bool begun;        /* the threads have it */
+  bool queued;       /* it will, once those before it on its file have ended */
   bool ended, abandoned;
   bool ordered;     /* does not begin before those on its file have ended */
   bool closed;      /* its file was closed meanwhile */

@@ -46,8 +46,18 @@ static fs_job *of_line(peri_waiters *line)
 
 /* -- Beginning and ending ----------------------------------------------------- */
 
+/* What stands behind another job is outstanding, as that is, which may be nobody's
+ * any more. */
+static void set_queued(fs_job *job, bool queued)
+{
+  if (job->queued != queued)
+    peri__external(job->rt, queued ? 1 : -1);
+  job->queued = queued;
+}
+
 static int begin(fs_job *job)
 {
+  set_queued(job, false);
   int code = peri__work_submit(job->rt, &job->work);
   job->begun = code == 0;
   return code;
@@ -127,6 +137,7 @@ static void abandon(fs_job *job)
   if (job->ended) {
     undo(job);
   } else if (!job->begun || peri__work_withdraw(job->rt, &job->work)) {
+    set_queued(job, false);
     leave_file(job);
     peri__fs_free(job);
   } else {
@@ -299,6 +310,8 @@ int peri__fs_submit(lua_State *L, fs_job *job)
       leave_file(job);
       return throw_failure(L, job, code);
     }
+  } else if (!cancelled) {
+    set_queued(job, true);
   }
   lua_settop(L, 0);
   lua_pushlightuserdata(L, job);

@@ -178,6 +178,27 @@ describe("File:read", function()
     assert.is_nil(file:read(1))
   end)
 
+  -- Behind a read that was cancelled, and which a thread has still.
+  it("is waited for while another one is under way for nobody", function()
+    local path = support.directory() .. "/fifo"
+    os.execute(("mkfifo '%s'"):format(path))
+    local out, err, status = support.run_code([[
+      local peri = require "perilune"
+      local fs = require "perilune.fs"
+      local other = io.open(arg[1], "r+")
+      local file = fs.open(arg[1])
+      local task = peri.create_task(file.read, file, 1)
+      peri.sleep(0.01)
+      task:cancel()
+      pcall(task.await, task)
+      local writer = io.popen(("sleep 0.2; printf lost > '%s'; sleep 0.2; printf found > '%s'"):format(arg[1], arg[1]))
+      print(file:read(100))
+      writer:close()
+      other:close()
+    ]], path)
+    assert.same({ "found\n", "", 0 }, { out, err, status })
+  end)
+
   it("loses nothing of a file when it is cancelled", function()
     local file <close> = fs.open(put("a", "hello\nworld\n"))
     for _ = 1, 20 do
