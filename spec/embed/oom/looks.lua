@@ -266,3 +266,59 @@ end, function(t)
   end)
   settle()
 end)
+
+-- Sessions ----------------------------------------------------------------------------------------
+
+local core = require "perilune._core"
+
+-- What Lua needs to call it is made sure of; then only the chunk can fail.
+local function attempting(name, chunk, check)
+  case(name, {
+    setup = function(t)
+      t.call = function() return core.attempt(chunk, t) end
+      for _ = 1, 3 do t.call() end
+    end,
+    call = function(t) return t.call() end,
+    check = function(t, ok, ...)
+      same(true, ok, "whether it returned")
+      check(t, ...)
+    end,
+  })
+end
+
+local function no_memory(ok, what, err)
+  return not ok and what == "error" and kit.is_memory(err)
+end
+
+attempting("attempt of a chunk that works", function()
+  local list = {}
+  for i = 1, 20 do list[i] = { i } end
+  return peri.sleep(0.01, 5), #list
+end, function(_, ...)
+  if no_memory(...) then return end
+  local ok, five, n = ...
+  same(true, ok)
+  same(5, five)
+  same(20, n)
+end)
+attempting("attempt of a chunk that fails", function()
+  local function fail() error { "boom" } end
+  peri.sleep(0.01)
+  fail()
+end, function(_, ...)
+  if no_memory(...) then return end
+  local ok, what, err, trace = ...
+  same(false, ok)
+  same("error", what)
+  same("boom", err[1])
+  if trace then same("stack traceback:", trace:sub(1, 16)) end
+end)
+attempting("attempt of a chunk that returns much", function()
+  return table.unpack({}, 1, 5000)
+end, function(_, ...)
+  local ok, what, err = ...
+  if no_memory(...) then return end
+  if ok then return same(5001, select("#", ...)) end
+  same("error", what)
+  same(true, err == "too many results" or tostring(err):find "too many results to unpack" ~= nil)
+end)
