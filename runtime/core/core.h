@@ -424,7 +424,8 @@ struct peri_runtime {
   /* What runs. */
   peri_task *task;      /* NULL: a callback, or nothing of ours */
   lua_State *current;   /* innermost coroutine that we resumed; NULL: none, or
-                           one that cannot wait */
+                           one that cannot wait. Never garbage: signal handlers
+                           set hooks in it */
   peri_frames *frames;  /* the running task's; may be NULL */
   bool has_context;     /* outside tasks */
   bool debug;           /* the running loop's; without one the options' */

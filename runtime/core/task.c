@@ -597,6 +597,7 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task)
   if (timed)
     peri__lap_end(rt, &lap, task);
   rt->task = NULL;
+  rt->current = NULL; /* which may be garbage when it has ended */
   stepped(L, rt, task, status, top);
   if (top != 0)
     lua_settop(L, top - 1);
