@@ -7,7 +7,8 @@
  *   timer.c      timers of one clock; clock.c, the clocks themselves
  *   future.c     a result to come; link.c, what is to be done then; gather.c, one made of many (bare.c, of
  *                functions); several.c, the wait for many
- *   task.c       a coroutine that is driven by a loop
+ *   task.c       a coroutine that is driven by a loop; cancel.c, how its end is
+ *                asked for
  *   waiters.c    lines of tasks that wait for their turn; queue.c and locks.c,
  *                what they wait for
  *   coroutine.c  coroutine.*, pcall: waits pass through the script's own
@@ -826,6 +827,25 @@ void peri__task_step(lua_State *L, peri_runtime *rt, peri_task *task);
  * has started, and rt->task is NULL again. */
 void peri__task_stepped(lua_State *L, peri_runtime *rt, peri_task *task,
                         int status);
+/* Ends a task where it stands: its coroutines are closed, innermost first. */
+void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
+/* Sees to it that the task is an ordinary one. False: out of memory, and it is
+ * a bare one still, which peri__task_drop can end. */
+bool peri__task_make_plain(lua_State *L, peri_runtime *rt, peri_task *task);
+void peri__task_drop(lua_State *L, peri_runtime *rt, peri_task *task);
+/* After an error threw the driver out of a round: tasks that stood in no queue
+ * then are ended, or put back. */
+void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
+static inline lua_State *peri__task_innermost(peri_task *task)
+{
+  peri_frames *frames = task->frames;
+  return frames != NULL && frames->n > 0 ? frames->v[frames->n - 1].co
+                                         : task->co;
+}
+/* Coroutines are not kept for the next task, which notes where it is made only
+ * if it needs a new one: debug mode, from here on. */
+void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* cancel.c */
 bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx,
                        int message_idx);
 /* Takes one cancellation back; how many are left. */
@@ -837,19 +857,8 @@ static inline uint32_t peri__task_uncancel(peri_task *task)
 }
 void peri__task_kill(lua_State *L, peri_runtime *rt, peri_task *task,
                      peri_sentinel why);
-/* Ends a task where it stands: its coroutines are closed, innermost first. */
-void peri__task_destroy(lua_State *L, peri_runtime *rt, peri_task *task);
-/* Sees to it that the task is an ordinary one. False: out of memory, and it is
- * a bare one still, which peri__task_drop can end. */
-bool peri__task_make_plain(lua_State *L, peri_runtime *rt, peri_task *task);
-void peri__task_drop(lua_State *L, peri_runtime *rt, peri_task *task);
-/* After an error threw the driver out of a round: tasks that stood in no queue
- * then are ended, or put back. */
-void peri__tasks_recover(lua_State *L, peri_runtime *rt, peri_loop *loop);
-lua_State *peri__task_innermost(peri_task *task);
-/* Coroutines are not kept for the next task, which notes where it is made only
- * if it needs a new one: debug mode, from here on. */
-void peri__task_forget_pool(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Takes the task out of every queue. */
+void peri__task_take_out(lua_State *L, peri_runtime *rt, peri_task *task);
 /* task_lua.c: what scripts call on tasks */
 void peri__task_lua_open(lua_State *L, peri_runtime *rt);
 /* create_task with what stands from first to the top: a function and its
