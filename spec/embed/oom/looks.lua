@@ -269,7 +269,6 @@ end)
 
 -- Sessions ----------------------------------------------------------------------------------------
 
-local core = require "perilune._core"
 
 -- What Lua needs to call it is made sure of; then only the chunk can fail.
 local function attempting(name, chunk, check)
