@@ -172,8 +172,8 @@ describe("a connection", function()
 end)
 
 describe("a peer that never reads", function()
-  it("does not have the memory grow: drain waits, and reading waits", function()
-    local client, peer, _ <close> = pair "tcp"
+  it("does not have the memory grow: who writes waits in drain", function()
+    local client, _, _ <close> = pair "tcp"
     local written = 0
     local writer = peri.create_task(function()
       while true do
@@ -191,9 +191,6 @@ describe("a peer that never reads", function()
     end)
     local _, high = client:get_write_buffer_limits()
     assert.is_true(client:get_write_buffer_size() <= high + 10000)
-    -- What the peer's side has read ahead is limited, too: it has not asked for it.
-    spin(100)
-    assert.equal(last, written)
     writer:cancel()
     pcall(writer.await, writer)
     client:abort()
