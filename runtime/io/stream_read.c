@@ -28,7 +28,7 @@ static int take_scratch(lua_State *L, peri_stream *stream, size_t text,
   if (peri_unlikely(got > size) &&
       !peri__stream_keep(stream, scratch + size, got - size))
     return throw_memory(L);
-  lua_pushlstring(L, scratch, text);
+  peri__push_input(L, scratch, text);
   stream->flags &= ~(uint32_t)PERI_S_LOST;
   return 1;
 }
@@ -44,7 +44,7 @@ static void keep_scratch(lua_State *L, peri_stream *stream, ssize_t got)
 
 static int take(lua_State *L, peri_stream *stream, size_t size)
 {
-  lua_pushlstring(L, stream->input + stream->start, size);
+  peri__push_input(L, stream->input + stream->start, size);
   peri__stream_consume(stream, size);
   return 1;
 }
