@@ -6,12 +6,13 @@
 --                       is the one that ratios are taken of
 --             base      label of the program that ratios are taken to, if any
 --             programs  { label, runtime, args, ... }: the runtime names the file
---                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua) in
---                       the benchmark's directory; with `starts` the runtime
---                       itself is started that often and timed from outside;
---                       with `client` the program is a server, started by the
---                       client.c of its directory with those arguments; `dir` is
---                       that directory where it is not the benchmark's own
+--                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua,
+--                       main.go) in the benchmark's directory; with `starts`
+--                       the runtime itself is started that often and timed from
+--                       outside; with `client` the program is a server, started
+--                       by the client.c of its directory with those arguments;
+--                       `dir` is that directory where it is not the benchmark's
+--                       own
 --             aims      { of = label, key = column, ratio = to the base } or
 --                       { of = label, key = column, limit = in its own unit }
 local suite = {}
@@ -86,8 +87,10 @@ suite[#suite + 1] = {
         { "floor: one uv_queue_work a file", "floor", "job 10000 64" },
         { "perilune: fs.read_file", "perilune", "10000 64" },
         { "asyncio: to_thread", "asyncio", "10000 64" },
+        { "uvloop: to_thread", "uvloop", "10000 64 uvloop" },
         { "node: readFile", "node", "10000 64" },
         { "luv: coroutines, uv_fs", "luv", "10000 64" },
+        { "Go: os.ReadFile", "go", "10000 64" },
       },
       -- 1.7 times as many files.
       aims = { { of = "perilune: fs.read_file", key = "us", ratio = 0.59 } },
@@ -210,6 +213,7 @@ local function servers(client, ours)
     { "asyncio: Protocol", "asyncio", "protocol" },
     { "uvloop: streams", "uvloop", "streams uvloop" },
     { "uvloop: Protocol", "uvloop", "protocol uvloop" },
+    { "Go: net", "go", "" },
   } do
     table.insert(list, peer)
   end
@@ -330,8 +334,10 @@ local function spawning(mib, spawns, few, base, aim)
       { "floor: posix_spawn, waitpid", "floor", "posix " .. args },
       { "perilune: create_subprocess_exec", "perilune", args },
       { "asyncio: create_subprocess_exec", "asyncio", few_args },
+      { "uvloop: create_subprocess_exec", "uvloop", few_args .. " uvloop" },
       { "node: child_process.spawn", "node", few_args },
       { "luv: spawn", "luv", few_args },
+      { "Go: os/exec", "go", args },
     },
     aims = { { of = "perilune: create_subprocess_exec", key = "us", ratio = aim } },
   }

@@ -177,6 +177,22 @@ function runtimes.uvloop()
   return nil, "no python3 has uvloop"
 end
 
+-- Go's programs are built when first asked for, as the floors are.
+function runtimes.go(bench)
+  if not has "go" then
+    return nil, "go is not installed"
+  end
+  local from, to = machine.here .. "/" .. bench .. "/main.go", machine.build .. "/" .. bench .. "-go"
+  if not newer(to, from) then
+    local command = ("GO111MODULE=off GOCACHE=%s go build -o %s %s 2>%s"):format(
+      quote(machine.build .. "/go"), quote(to), quote(from), quote(machine.errors))
+    if not capture(command) then
+      return nil, machine.last_error() or "go build failed"
+    end
+  end
+  return quote(to)
+end
+
 local files = {
   perilune = "perilune.lua",
   asyncio = "asyncio.py",
@@ -188,7 +204,8 @@ local known = {}
 
 --- How to start a runtime for a benchmark, or nil and the reason.
 local function runtime(name, bench)
-  local key = name:find "floor" and name .. bench or name
+  local own = name:find "floor" or name == "go"
+  local key = own and name .. bench or name
   known[key] = known[key] or table.pack(runtimes[name](bench))
   return known[key][1], known[key][2]
 end
@@ -291,6 +308,10 @@ function machine.describe(rounds)
   local node = capture "node --version 2>/dev/null"
   if node then
     table.insert(parts, "Node " .. node:gsub("^v", ""))
+  end
+  local go = has "go" and capture "go version 2>/dev/null"
+  if go then
+    table.insert(parts, "Go " .. go:match "go(%d[%w.]*)")
   end
   local how = { ("%d interleaved rounds"):format(rounds) }
   if machine.cpu then
