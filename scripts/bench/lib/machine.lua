@@ -1,5 +1,5 @@
 -- The machine: which runtimes are on it, how their programs are called (pinned to
--- one CPU, ahead of others where that is allowed, with an end to patience), and
+-- one CPU unless they need several, ahead of others where that is allowed, with an end to patience), and
 -- the C floors, built when first asked for.
 local machine = {}
 
@@ -148,6 +148,14 @@ function runtimes.luv()
   return nil, "lua5.4 has no luv"
 end
 
+-- Which Debian has not.
+function runtimes.lanes()
+  if capture "lua5.4 -e 'require [[lanes]]' 2>/dev/null" then
+    return "lua5.4"
+  end
+  return nil, "lua5.4 has no lanes"
+end
+
 -- Python's -I keeps the script's directory out of the path: asyncio.py would
 -- hide the module of that name. The executable itself, because python3 may be a
 -- launcher that costs more than what is measured.
@@ -199,6 +207,7 @@ local files = {
   uvloop = "asyncio.py",
   node = "node.js",
   luv = "luv.lua",
+  lanes = "lanes.lua",
 }
 local known = {}
 
@@ -253,7 +262,7 @@ function machine.command(bench, program)
   if program.client then
     return with_client(bench, program, command)
   end
-  return machine.prefix .. machine.pin .. command
+  return machine.prefix .. (program.parallel and "" or machine.pin) .. command
 end
 
 local function hyperfine_median()
@@ -315,7 +324,7 @@ function machine.describe(rounds)
   end
   local how = { ("%d interleaved rounds"):format(rounds) }
   if machine.cpu then
-    table.insert(how, "on CPU " .. machine.cpu)
+    table.insert(how, "on CPU " .. machine.cpu .. " where one will do")
   end
   if machine.nice then
     table.insert(how, "at nice -15")
