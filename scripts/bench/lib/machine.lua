@@ -1,6 +1,6 @@
 -- The machine: which runtimes are on it, how their programs are called (pinned to
--- one CPU unless they need several, ahead of others where that is allowed, with an end to patience), and
--- the C floors, built when first asked for.
+-- one CPU unless they need several, ahead of others where that is allowed, with an
+-- end to patience), and the C floors, built when first asked for.
 local machine = {}
 
 -- No program of the suite takes a tenth of this; one that hangs must not hold
