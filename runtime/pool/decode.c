@@ -741,15 +741,17 @@ static void get_root(decoder *d)
   }
 }
 
-int peri__decode(lua_State *L, peri_runtime *rt, const char *data,
-                 size_t length, bool trusted)
+int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
+                 peri__peer *peer)
 {
+  const char *data = message->bytes.data;
+  size_t length = message->bytes.length;
   int top = lua_gettop(L);
   decoder d = {.L = L,
                .rt = rt,
                .at = data,
                .end = data + length,
-               .trusted = trusted,
+               .trusted = peer != NULL && peer->trusted,
                .budget = length,
                .objects = top + 1,
                .places = top + 2,

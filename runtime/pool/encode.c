@@ -715,9 +715,10 @@ static void step(encoder *e)
 }
 
 void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
-                  peri__message_kind kind, peri__buffer *out)
+                  peri__message_kind kind, bool chunks, peri__message *out)
 {
-  encoder e = {.L = L, .rt = rt, .out = out, .kind = kind};
+  encoder e = {.L = L, .rt = rt, .out = &out->bytes, .kind = kind};
+  (void)chunks;
   first = lua_absindex(L, first);
   int top = lua_gettop(L);
   peri__check_stack(L, LUA_MINSTACK);
@@ -735,4 +736,5 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
       step(&e);
   }
   lua_settop(L, top);
+  lua_pushnil(L);
 }
