@@ -26,14 +26,21 @@
 typedef struct decoder {
   lua_State *L;
   peri_runtime *rt;
+  const peri__message *message;
   const char *at, *end;
   bool trusted;
   peri__frames frames;
   uint32_t given, upvalues; /* numbers of objects and upvalues */
   size_t budget;
-  int objects; /* Places on the Lua stack, nil until needed: number to object;
-                */
-  int places;  /* 2u - 1: function and 2u: index, of upvalue number u; */
+  struct {
+    uint32_t object;
+    int index;
+  } first_places[FEW]; /* upvalue: of which function, where in it */
+  int kept;    /* The first objects stand on the Lua stack, from here on. */
+  int objects; /* Places on the Lua stack, nil until needed, number to object,
+                  for the other objects; */
+  int places;  /* 2u - 1: object number of the function and 2u: index, of
+                  upvalue number u; */
   int late;    /* objects and their entries, in pairs, whose class is not
                   complete yet, and entries that are not published; */
   int classes; /* the registered classes. */
@@ -131,15 +138,31 @@ static void need_table(decoder *d, int slot)
 
 static uint32_t give_number(decoder *d)
 {
-  need_table(d, d->objects);
   return ++d->given;
 }
 
 /* The value on top is object number id. */
 static void set_object(decoder *d, uint32_t id)
 {
+  if (id <= FEW) {
+    lua_copy(d->L, -1, d->kept + (int)id);
+    return;
+  }
+  need_table(d, d->objects);
   lua_pushvalue(d->L, -1);
   lua_rawseti(d->L, d->objects, id);
+}
+
+/* False, and nil: there is none yet. */
+static bool get_object(decoder *d, uint32_t id)
+{
+  if (id <= FEW)
+    lua_pushvalue(d->L, d->kept + (int)id);
+  else if (lua_istable(d->L, d->objects))
+    lua_rawgeti(d->L, d->objects, id);
+  else
+    lua_pushnil(d->L);
+  return !lua_isnil(d->L, -1);
 }
 
 static void push_object(decoder *d)
@@ -147,7 +170,7 @@ static void push_object(decoder *d)
   uint64_t id = get_varint(d);
   if (id == 0 || id > d->given)
     damaged(d, "a reference leads nowhere");
-  if (lua_rawgeti(d->L, d->objects, (lua_Integer)id) == LUA_TNIL)
+  if (!get_object(d, (uint32_t)id))
     damaged(d, "an object is part of what it is made of");
 }
 
@@ -174,7 +197,7 @@ static int take_budget(decoder *d, size_t n)
 /* The counts of a table. */
 static void get_header(decoder *d, peri__frame *frame)
 {
-  uint64_t items = get_varint(d);
+  uint32_t items = get_u32(d);
   uint32_t pairs = get_u32(d);
   frame->last = (lua_Integer)check_count(d, items);
   frame->count = (uint32_t)check_count(d, pairs);
@@ -213,6 +236,21 @@ static void open_packed(decoder *d)
   frame->id = id;
 }
 
+/* The function on top is object number id; its upvalues are next. */
+static void open_loaded(decoder *d, uint32_t id)
+{
+  lua_State *L = d->L;
+  lua_Debug ar;
+  set_object(d, id);
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">u", &ar);
+  if (get_varint(d) != ar.nups)
+    damaged(d, "a function has other upvalues");
+  peri__frame *frame = open_frame(d, FRAME_FUNCTION, lua_gettop(L));
+  frame->last = ar.nups;
+  frame->id = id;
+}
+
 static void open_function(decoder *d)
 {
   lua_State *L = d->L;
@@ -223,13 +261,33 @@ static void open_function(decoder *d)
   const char *code = get_bytes(d, length);
   if (luaL_loadbufferx(L, code, length, "=message", "b") != LUA_OK)
     damaged(d, lua_tostring(L, -1));
+  open_loaded(d, id);
+}
+
+static peri__chunk *get_chunk(decoder *d)
+{
+  uint64_t number = get_varint(d);
+  if (!d->trusted)
+    distrust(d, "it holds a function");
+  if (number >= d->message->chunk_count)
+    damaged(d, "a function's code is missing");
+  return d->message->chunks[number];
+}
+
+static void open_chunk(decoder *d)
+{
+  uint32_t id = give_number(d);
+  if (!peri__code_load(d->L, get_chunk(d)))
+    damaged(d, lua_tostring(d->L, -1));
+  open_loaded(d, id);
+}
+
+static void get_plain(decoder *d)
+{
+  uint32_t id = give_number(d);
+  if (!peri__code_load_plain(d->L, get_chunk(d)))
+    damaged(d, lua_tostring(d->L, -1));
   set_object(d, id);
-  lua_Debug ar;
-  lua_pushvalue(L, -1);
-  lua_getinfo(L, ">u", &ar);
-  if (get_varint(d) != ar.nups)
-    damaged(d, "a function has other upvalues");
-  open_frame(d, FRAME_FUNCTION, lua_gettop(L))->last = ar.nups;
 }
 
 /* Pushes the module whose name is on top (replaced). */
@@ -561,6 +619,12 @@ static bool get_value(decoder *d)
   case TAG_FUNCTION:
     open_function(d);
     return false;
+  case TAG_CHUNK:
+    open_chunk(d);
+    return false;
+  case TAG_PLAIN:
+    get_plain(d);
+    return true;
   case TAG_NAME:
     get_name(d);
     return true;
@@ -580,30 +644,61 @@ static bool get_value(decoder *d)
 /* -- Filling containers ------------------------------------------------------
  */
 
-/* The upvalue that comes next is a place of its own, or one that a function
- * before has. Returns whether it is the former: a value comes. */
-static bool get_place(decoder *d, peri__frame *frame)
+/* The function's next upvalue is a new place. */
+static void give_place(decoder *d, const peri__frame *frame)
 {
   lua_State *L = d->L;
-  if (left(d) == 0 || *d->at != TAG_SHARED) {
-    lua_Integer place = 2 * (lua_Integer)++d->upvalues;
-    need_table(d, d->places);
-    lua_pushvalue(L, frame->slot);
-    lua_rawseti(L, d->places, place - 1);
-    lua_pushinteger(L, frame->next + 1);
-    lua_rawseti(L, d->places, place);
-    return true;
+  uint32_t number = ++d->upvalues;
+  int index = (int)frame->next + 1;
+  if (number <= FEW) {
+    d->first_places[number - 1].object = frame->id;
+    d->first_places[number - 1].index = index;
+    return;
   }
-  d->at++;
+  need_table(d, d->places);
+  lua_pushinteger(L, frame->id);
+  lua_rawseti(L, d->places, 2 * (lua_Integer)number - 1);
+  lua_pushinteger(L, index);
+  lua_rawseti(L, d->places, 2 * (lua_Integer)number);
+}
+
+/* Its next upvalue is a place that a function before it has. */
+static void share_place(decoder *d, peri__frame *frame)
+{
+  lua_State *L = d->L;
   uint64_t number = get_varint(d);
+  uint32_t object;
+  int index;
   if (number == 0 || number > d->upvalues)
     damaged(d, "a shared upvalue is none");
-  lua_rawgeti(L, d->places, 2 * (lua_Integer)number - 1);
-  lua_rawgeti(L, d->places, 2 * (lua_Integer)number);
-  int index = (int)lua_tointeger(L, -1);
-  lua_upvaluejoin(L, frame->slot, (int)++frame->next, -2, index);
-  lua_pop(L, 2);
-  return false;
+  if (number <= FEW) {
+    object = d->first_places[number - 1].object;
+    index = d->first_places[number - 1].index;
+  } else {
+    lua_rawgeti(L, d->places, 2 * (lua_Integer)number - 1);
+    lua_rawgeti(L, d->places, 2 * (lua_Integer)number);
+    object = (uint32_t)lua_tointeger(L, -2);
+    index = (int)lua_tointeger(L, -1);
+    lua_pop(L, 2);
+  }
+  get_object(d, object);
+  lua_upvaluejoin(L, frame->slot, (int)++frame->next, -1, index);
+  lua_pop(L, 1);
+}
+
+/* What comes next is the function's next upvalue. Returns whether it is the
+ * value of one. */
+static bool get_place(decoder *d, peri__frame *frame)
+{
+  int tag = left(d) > 0 ? *d->at : TAG_NIL;
+  if (tag == TAG_SHARED) {
+    d->at++;
+    share_place(d, frame);
+    return false;
+  }
+  if (tag != TAG_GLOBALS)
+    give_place(d, frame);
+  return true;
 }
 
 static bool is_complete(decoder *d, peri__frame *frame)
@@ -730,6 +825,35 @@ static void deliver(decoder *d)
   }
 }
 
+/* As get_value, for the innermost container; what can be given to it at once,
+ * is. */
+static bool get_part(decoder *d)
+{
+  lua_State *L = d->L;
+  peri__frame *frame = peri__frames_top(&d->frames);
+  if (frame->kind != FRAME_TABLE)
+    return get_value(d);
+  if (frame->phase == PHASE_ITEMS) {
+    while (get_value(d)) {
+      if (frame->next + 1 == frame->last)
+        return true;
+      lua_rawseti(L, frame->slot, ++frame->next);
+    }
+    return false;
+  }
+  while (get_value(d)) {
+    if (frame->phase != PHASE_KEY)
+      return true;
+    set_pair(d, frame);
+    if (!get_value(d))
+      return false;
+    if (frame->count == 1)
+      return true;
+    set_pair(d, frame);
+  }
+  return false;
+}
+
 /* Pushes the next value of the message. */
 static void get_root(decoder *d)
 {
@@ -737,7 +861,7 @@ static void get_root(decoder *d)
   while (d->frames.depth > 0) {
     if (ready)
       deliver(d);
-    ready = complete(d) || get_value(d);
+    ready = complete(d) || get_part(d);
   }
 }
 
@@ -747,23 +871,27 @@ int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
   const char *data = message->bytes.data;
   size_t length = message->bytes.length;
   int top = lua_gettop(L);
-  decoder d = {.L = L,
-               .rt = rt,
-               .at = data,
-               .end = data + length,
-               .trusted = peer != NULL && peer->trusted,
-               .budget = length,
-               .objects = top + 1,
-               .places = top + 2,
-               .late = top + 3,
-               .classes = top + 4};
-  peri__check_stack(L, LUA_MINSTACK);
-  lua_settop(L, top + 5);
+  decoder d;
+  peri__check_stack(L, LUA_MINSTACK + FEW);
+  lua_settop(L, top + 5 + FEW);
+  d.L = L;
+  d.rt = rt;
+  d.message = message;
+  d.at = data;
+  d.end = data + length;
+  d.trusted = peer != NULL && peer->trusted;
+  d.given = d.upvalues = 0;
+  d.budget = length;
+  d.objects = top + 1;
+  d.places = top + 2;
+  d.late = top + 3;
+  d.classes = top + 4;
+  d.kept = top + 5;
   peri__frames_init(&d.frames, top + 5);
   if (get_byte(&d) != WIRE_VERSION)
     damaged(&d, "it is of another version");
   size_t n = check_count(&d, get_varint(&d));
-  if (n > INT_MAX - LUA_MINSTACK)
+  if (n > INT_MAX - LUA_MINSTACK - FEW)
     damaged(&d, "too many values");
   peri__check_stack(L, (int)n + LUA_MINSTACK);
   for (size_t i = 0; i < n; i++)
@@ -772,7 +900,8 @@ int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
     damaged(&d, "bytes are left over");
   if (!lua_isnil(L, d.late))
     set_late_classes(&d);
-  lua_rotate(L, top + 1, (int)n);
+  for (int i = 1; i <= (int)n; i++)
+    lua_copy(L, d.kept + FEW + i, top + i);
   lua_settop(L, top + (int)n);
   return (int)n;
 }

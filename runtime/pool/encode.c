@@ -4,7 +4,7 @@
  *
  * While a container is open, the Lua stack holds it and, above it, what it is
  * busy with:
- *   table         [table] items; then [table] [key] ([value]) pairs
+ *   table         [table] [key] ([value])
  *   function      [function]
  *   packed        [object] [value 1] .. [value n]
  *   class         [entry]
@@ -20,15 +20,21 @@ typedef struct encoder {
   lua_State *L;
   peri_runtime *rt;
   peri__buffer *out;
+  peri__message *message;
   peri__frames frames;
   peri__message_kind kind;
-  int root; /* the value of the message that is being written, from 1 */
+  bool chunks;
+  bool scanned; /* the names are those of now */
+  int root;     /* the value of the message that is being written, from 1 */
+  int packing;  /* open frames of packed objects */
   uint32_t objects, upvalues; /* numbers given so far */
-  bool scanned;               /* the names are those of now */
-  int seen; /* Places on the Lua stack, nil until needed: what was sent,
-               to its object number (negative while it is being packed);
-               an upvalue's address to its number; an object number to the
-               string, so that it stays where it is. */
+  /* What the first numbers were given to, by address; the objects stand on the
+   * Lua stack from `kept` on, so that they stay where they are. */
+  const void *first_objects[FEW], *first_upvalues[FEW];
+  int kept;
+  int seen; /* Places on the Lua stack, nil until needed: for the others, what
+               was sent to its object number; an upvalue's or string's address
+               to its number; an object number to the string. */
   int names, classes;
 } encoder;
 
@@ -38,7 +44,7 @@ static char *extend(encoder *e, size_t n)
 {
   peri__buffer *out = e->out;
   if (out->capacity - out->length < n && peri__buffer_reserve(out, n) < 0)
-    luaL_error(e->L, "not enough memory");
+    peri__no_memory(e->L);
   char *at = out->data + out->length;
   out->length += n;
   return at;
@@ -49,11 +55,24 @@ static void put_byte(encoder *e, int byte)
   *extend(e, 1) = (char)byte;
 }
 
+/* A byte, and a number behind it. */
+static void put_tagged(encoder *e, int tag, uint64_t n)
+{
+  char *at = extend(e, MAX_VARINT + 1), *start = at;
+  *at++ = (char)tag;
+  for (; n >= 0x80; n >>= 7)
+    *at++ = (char)(n | 0x80);
+  *at++ = (char)n;
+  e->out->length -= (size_t)(start + MAX_VARINT + 1 - at);
+}
+
 static void put_varint(encoder *e, uint64_t n)
 {
+  char *at = extend(e, MAX_VARINT), *start = at;
   for (; n >= 0x80; n >>= 7)
-    put_byte(e, (int)(n & 0x7f) | 0x80);
-  put_byte(e, (int)n);
+    *at++ = (char)(n | 0x80);
+  *at++ = (char)n;
+  e->out->length -= (size_t)(start + MAX_VARINT - at);
 }
 
 static void put_integer(encoder *e, lua_Integer n)
@@ -62,13 +81,18 @@ static void put_integer(encoder *e, lua_Integer n)
     put_byte(e, TAG_SMALL_INTEGER | (int)n);
     return;
   }
-  put_byte(e, TAG_INTEGER);
-  put_varint(e, ((uint64_t)n << 1) ^ (n < 0 ? UINT64_MAX : 0));
+  put_tagged(e, TAG_INTEGER, ((uint64_t)n << 1) ^ (n < 0 ? UINT64_MAX : 0));
 }
 
 static void put_float(encoder *e, lua_Number n)
 {
-  put_byte(e, TAG_FLOAT);
+  char *at = extend(e, 1 + sizeof n);
+  *at = TAG_FLOAT;
+  memcpy(at + 1, &n, sizeof n);
+}
+
+static void put_u32(encoder *e, uint32_t n)
+{
   memcpy(extend(e, sizeof n), &n, sizeof n);
 }
 
@@ -122,37 +146,81 @@ static int refuse(encoder *e, const char *format, ...)
 /* -- What was sent before, and what goes by name -----------------------------
  */
 
+static int seen(encoder *e)
+{
+  if (!lua_istable(e->L, e->seen)) {
+    lua_newtable(e->L);
+    lua_replace(e->L, e->seen);
+  }
+  return e->seen;
+}
+
 /* Gives the value on top the next object number. */
 static uint32_t mark(encoder *e)
 {
   lua_State *L = e->L;
-  if (lua_isnil(L, e->seen)) {
-    lua_newtable(L);
-    lua_replace(L, e->seen);
+  uint32_t id = ++e->objects;
+  if (id <= FEW) {
+    bool light = lua_islightuserdata(L, -1); /* its address is not its own */
+    e->first_objects[id - 1] = light ? NULL : lua_topointer(L, -1);
+    lua_copy(L, -1, e->kept + (int)id);
+    return id;
+  }
+  seen(e);
+  if (lua_type(L, -1) == LUA_TSTRING) { /* by address: Lua would hash all */
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, e->seen, id);
+    lua_pushinteger(L, id);
+    lua_rawsetp(L, e->seen, lua_topointer(L, -2));
+    return id;
   }
   lua_pushvalue(L, -1);
-  lua_pushinteger(L, ++e->objects);
+  lua_pushinteger(L, id);
   lua_rawset(L, e->seen);
-  return e->objects;
+  return id;
+}
+
+/* The number of the value on top; 0: it has none. */
+static uint32_t number_of(encoder *e)
+{
+  lua_State *L = e->L;
+  const void *address = lua_topointer(L, -1);
+  uint32_t few = e->objects < FEW ? e->objects : FEW;
+  for (uint32_t i = 0; i < few; i++)
+    if (e->first_objects[i] == address)
+      return i + 1;
+  if (e->objects <= FEW || !lua_istable(L, e->seen))
+    return 0;
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    lua_rawgetp(L, e->seen, address);
+  } else {
+    lua_pushvalue(L, -1);
+    lua_rawget(L, e->seen);
+  }
+  uint32_t id = (uint32_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return id;
+}
+
+static bool is_being_packed(encoder *e, uint32_t id)
+{
+  for (int i = 0; i < e->frames.depth; i++)
+    if (e->frames.v[i].kind == FRAME_PACKED && e->frames.v[i].id == id)
+      return true;
+  return false;
 }
 
 /* Writes a REF for the value on top and pops it, if it was sent before. */
 static bool put_again(encoder *e)
 {
-  lua_State *L = e->L;
-  if (!lua_istable(L, e->seen))
+  uint32_t id = number_of(e);
+  if (id == 0)
     return false;
-  lua_pushvalue(L, -1);
-  bool found = lua_rawget(L, e->seen) == LUA_TNUMBER;
-  lua_Integer id = lua_tointeger(L, -1);
-  lua_pop(L, 1);
-  if (!found)
-    return false;
-  if (id < 0)
+  if (e->packing > 0 && is_being_packed(e, id))
     refuse(e, "it is part of what its own pack returned");
   put_byte(e, TAG_REF);
-  put_varint(e, (uint64_t)id);
-  lua_pop(L, 1);
+  put_varint(e, id);
+  lua_pop(e->L, 1);
   return true;
 }
 
@@ -174,35 +242,42 @@ static int classes(encoder *e)
   return e->classes;
 }
 
-/* Pushes what the names say of the value on top: bytes, false or nil. */
-static int name_type(encoder *e)
+/* Pushes what the names say of the value on top: the bytes of its name, what a
+ * function has instead, or nil. Returns the type. */
+static int push_name(encoder *e)
 {
-  lua_pushvalue(e->L, -1);
-  return lua_rawget(e->L, names(e));
+  lua_State *L = e->L;
+  lua_pushvalue(L, -1);
+  int type = lua_rawget(L, names(e));
+  if (type != LUA_TNIL || e->scanned || peri__names_are_current(e->rt))
+    return type;
+  lua_pop(L, 1);
+  peri__names_scan(L, e->rt, e->names);
+  e->scanned = true;
+  lua_pushvalue(L, -1);
+  return lua_rawget(L, e->names);
+}
+
+/* Writes the name on top for the value below it and pops both. */
+static void put_bytes_of_name(encoder *e)
+{
+  size_t length;
+  const char *bytes = lua_tolstring(e->L, -1, &length);
+  memcpy(extend(e, length), bytes, length);
+  lua_pop(e->L, 1);
+  mark(e);
+  lua_pop(e->L, 1);
 }
 
 /* Writes the name of the value on top and pops it, if it has one. */
 static bool put_name(encoder *e)
 {
-  lua_State *L = e->L;
-  int type = name_type(e);
-  if (type == LUA_TNIL && !e->scanned) {
-    lua_pop(L, 1);
-    peri__names_scan(L, e->names);
-    e->scanned = true;
-    type = name_type(e);
+  if (push_name(e) == LUA_TSTRING) {
+    put_bytes_of_name(e);
+    return true;
   }
-  if (type != LUA_TSTRING) {
-    lua_pop(L, 1);
-    return false;
-  }
-  size_t length;
-  const char *bytes = lua_tolstring(L, -1, &length);
-  memcpy(extend(e, length), bytes, length);
-  lua_pop(L, 1);
-  mark(e);
-  lua_pop(L, 1);
-  return true;
+  lua_pop(e->L, 1);
+  return false;
 }
 
 /* -- Values ------------------------------------------------------------------
@@ -219,36 +294,30 @@ static peri__frame *open_frame(encoder *e, peri__frame_kind kind)
   return frame;
 }
 
-static void put_string(encoder *e)
+/* The string on top, which stays if it was sent before. */
+static bool put_string(encoder *e)
 {
-  lua_State *L = e->L;
   size_t length;
-  const char *s = lua_tolstring(L, -1, &length);
+  const char *s = lua_tolstring(e->L, -1, &length);
   if (length < LONG_STRING) {
     put_short_string(e, s, length);
-    lua_pop(L, 1);
-    return;
+    return true;
   }
-  /* Known by address: Lua would hash all of it. */
-  lua_pushlightuserdata(L, (void *)lua_topointer(L, -1));
-  if (put_again(e)) {
-    lua_pop(L, 1);
-    return;
-  }
-  uint32_t id = mark(e);
-  lua_pop(L, 1);
-  put_byte(e, TAG_LONG_STRING);
-  put_bytes(e, s, length);
-  lua_rawseti(L, e->seen, id);
+  if (number_of(e) != 0)
+    return false;
+  mark(e);
+  put_tagged(e, TAG_LONG_STRING, length);
+  memcpy(extend(e, length), s, length);
+  return true;
 }
 
 /* The counts of a table, whose frame is on top; its items are next. */
 static void open_items(encoder *e, peri__frame *frame)
 {
-  frame->last = (lua_Integer)lua_rawlen(e->L, frame->slot);
   frame->phase = PHASE_ITEMS;
-  put_varint(e, (uint64_t)frame->last);
   frame->count_at = put_count(e);
+  put_count(e);
+  lua_pushnil(e->L); /* the key before the first one */
 }
 
 /* Pushes what says how the object at idx is sent, its class entry or its error
@@ -286,11 +355,7 @@ static void put_object(encoder *e)
   lua_pop(L, 3);
   uint32_t id = mark(e);
   put_byte(e, is_error ? TAG_ERROR : packs ? TAG_PACKED : TAG_OBJECT);
-  if (packs) {
-    lua_pushvalue(L, -1);
-    lua_pushinteger(L, -(lua_Integer)id);
-    lua_rawset(L, e->seen);
-  }
+  e->packing += packs;
   peri__frame *frame = open_frame(e, packs ? FRAME_PACKED : FRAME_TABLE);
   frame->phase = PHASE_CLASS;
   frame->is_error = is_error;
@@ -375,32 +440,133 @@ static int write_code(lua_State *L, const void *code, size_t size, void *ud)
   return 0;
 }
 
+/* Writes the code of the function on top into the message. */
 static void put_code(encoder *e)
 {
+  size_t at = put_count(e), start = e->out->length;
+  if (lua_dump(e->L, write_code, e->out, 0) != 0)
+    peri__no_memory(e->L);
+  set_count(e, at, e->out->length - start);
+}
+
+/* The function on top is sent for the first time: its code is made a chunk,
+ * which is pushed and noted; false and nothing: it is too long for that. */
+static bool push_new_code(encoder *e)
+{
   lua_State *L = e->L;
+  peri__buffer *out = e->out;
+  int function = lua_gettop(L);
+  size_t at = out->length;
+  if (lua_dump(L, write_code, out, 0) != 0)
+    peri__no_memory(L);
+  size_t length = out->length - at;
+  out->length = at;
+  bool kept = length <= MAX_CHUNK;
+  if (kept)
+    peri__code_push(L, function, out->data + at, length);
+  else
+    lua_pushboolean(L, 0);
+  lua_pushvalue(L, function);
+  lua_pushvalue(L, -2);
+  lua_rawset(L, e->names);
+  if (!kept)
+    lua_pop(L, 1);
+  return kept;
+}
+
+/* The number of a chunk in this message; *again: it had one before. Negative:
+ * there is no room for it. */
+static int chunk_number(encoder *e, peri__chunk *chunk, bool *again)
+{
+  peri__message *message = e->message;
+  int n = (int)message->chunk_count;
+  *again = true;
+  for (int i = 0; i < n; i++)
+    if (message->chunks[i] == chunk)
+      return i;
+  *again = false;
+  if (!e->chunks || n == PERI__MESSAGE_CHUNKS)
+    return -1;
+  if (peri__message_add_chunk(message, chunk) < 0)
+    peri__no_memory(e->L);
+  return n;
+}
+
+static void open_function(encoder *e, int upvalues)
+{
+  put_varint(e, (uint64_t)upvalues);
+  open_frame(e, FRAME_FUNCTION)->last = upvalues;
+}
+
+/* The function on top has this code. */
+static void put_chunk(encoder *e, const peri__code *code)
+{
+  bool again;
+  int number = chunk_number(e, code->chunk, &again);
+  mark(e);
+  if (number < 0) {
+    put_byte(e, TAG_FUNCTION);
+    put_u32(e, code->chunk->length);
+    memcpy(extend(e, code->chunk->length), code->chunk->code,
+           code->chunk->length);
+    open_function(e, code->upvalues);
+    return;
+  }
+  bool plain = code->plain && !again;
+  put_byte(e, plain ? TAG_PLAIN : TAG_CHUNK);
+  put_varint(e, (uint64_t)number);
+  if (plain)
+    lua_pop(e->L, 1);
+  else
+    open_function(e, code->upvalues);
+}
+
+static void put_long_function(encoder *e)
+{
   lua_Debug ar;
+  lua_pushvalue(e->L, -1);
+  lua_getinfo(e->L, ">u", &ar);
   mark(e);
   put_byte(e, TAG_FUNCTION);
-  size_t at = put_count(e), start = e->out->length;
-  if (lua_dump(L, write_code, e->out, 0) != 0)
-    luaL_error(L, "not enough memory");
-  set_count(e, at, e->out->length - start);
-  lua_pushvalue(L, -1);
-  lua_getinfo(L, ">u", &ar);
-  put_varint(e, ar.nups);
-  open_frame(e, FRAME_FUNCTION)->last = ar.nups;
+  put_code(e);
+  open_function(e, ar.nups);
+}
+
+static void put_lua_function(encoder *e)
+{
+  if (!push_new_code(e)) {
+    put_long_function(e);
+    return;
+  }
+  peri__code *code = lua_touserdata(e->L, -1);
+  lua_pop(e->L, 1); /* the names have it */
+  put_chunk(e, code);
 }
 
 static void put_function(encoder *e)
 {
   lua_State *L = e->L;
-  if (put_again(e) || put_name(e))
+  if (put_again(e))
     return;
+  switch (push_name(e)) {
+  case LUA_TSTRING:
+    put_bytes_of_name(e);
+    return;
+  case LUA_TUSERDATA: {
+    peri__code *code = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    put_chunk(e, code);
+    return;
+  }
+  case LUA_TBOOLEAN:
+    lua_pop(L, 1);
+    put_long_function(e);
+    return;
+  default:
+    lua_pop(L, 1);
+  }
   if (!lua_iscfunction(L, -1)) {
-    lua_pushvalue(L, -1);
-    lua_pushboolean(L, 0);
-    lua_rawset(L, e->names);
-    put_code(e);
+    put_lua_function(e);
     return;
   }
   if (!peri__names_search(L, e->names))
@@ -408,10 +574,11 @@ static void put_function(encoder *e)
   put_name(e);
 }
 
-static void put_value(encoder *e)
+/* Writes the value on top, of this type, and pops it, if it has no parts. */
+static inline bool put_simple(encoder *e, int type)
 {
   lua_State *L = e->L;
-  switch (lua_type(L, -1)) {
+  switch (type) {
   case LUA_TNIL:
     put_byte(e, TAG_NIL);
     break;
@@ -425,7 +592,25 @@ static void put_value(encoder *e)
       put_float(e, lua_tonumber(L, -1));
     break;
   case LUA_TSTRING:
-    put_string(e);
+    if (!put_string(e))
+      return false;
+    break;
+  default:
+    return false;
+  }
+  lua_pop(L, 1);
+  return true;
+}
+
+static void put_value(encoder *e)
+{
+  lua_State *L = e->L;
+  int type = lua_type(L, -1);
+  if (put_simple(e, type))
+    return;
+  switch (type) {
+  case LUA_TSTRING:
+    put_again(e);
     return;
   case LUA_TTABLE:
     put_table(e);
@@ -444,7 +629,6 @@ static void put_value(encoder *e)
   default:
     refuse(e, "coroutine");
   }
-  lua_pop(L, 1);
 }
 
 /* -- Containers: each step writes what it can until a value opens a frame
@@ -485,9 +669,11 @@ static void put_class(encoder *e)
     open_frame(e, FRAME_CLASS)->next = CLASS_NAME;
 }
 
-/* True if the frame of the value just written is open now. */
+/* Writes the value on top; true if its frame is open now. */
 static bool put_child(encoder *e)
 {
+  if (put_simple(e, lua_type(e->L, -1)))
+    return false;
   int depth = e->frames.depth;
   put_value(e);
   return e->frames.depth != depth;
@@ -517,37 +703,61 @@ static bool is_passed_over(lua_State *L, const peri__frame *frame)
   if (frame->kind == FRAME_ERROR_CLASS)
     return is_inherited(L, frame);
   /* An error's private field: put_trace has told it. */
-  if (frame->is_error && lua_islightuserdata(L, -2))
-    return true;
-  if (!lua_isinteger(L, -2))
-    return false;
-  lua_Integer i = lua_tointeger(L, -2);
-  return i >= 1 && i <= frame->last;
+  return frame->is_error && lua_islightuserdata(L, -2);
 }
 
-/* The key is on top, nil before the first one. */
-static void step_pairs(encoder *e, peri__frame *frame)
+/* Whether the value on top is the next item. Items are what lua_next gives first,
+ * as long as its keys are 1, 2, 3. */
+static bool is_item(lua_State *L, peri__frame *frame)
+{
+  if (frame->phase != PHASE_ITEMS)
+    return false;
+  if (lua_isinteger(L, -2) && lua_tointeger(L, -2) == frame->next + 1) {
+    frame->next++;
+    return true;
+  }
+  frame->phase = PHASE_KEY;
+  return false;
+}
+
+/* Writes the pair on top; true: the frame of its key or value is open. */
+static bool put_pair(encoder *e, peri__frame *frame)
 {
   lua_State *L = e->L;
-  for (;;) {
-    if (frame->phase == PHASE_KEY) {
-      if (!lua_next(L, frame->slot))
-        break;
-      if (is_passed_over(L, frame)) {
-        lua_pop(L, 1);
-        continue;
-      }
-      frame->count++;
-      frame->phase = PHASE_VALUE;
-      lua_pushvalue(L, -2);
-      if (put_child(e))
-        return;
-    }
+  if (is_passed_over(L, frame)) {
+    lua_pop(L, 1);
+    return false;
+  }
+  frame->count++;
+  frame->phase = PHASE_VALUE;
+  lua_pushvalue(L, -2);
+  if (put_child(e))
+    return true;
+  frame->phase = PHASE_KEY;
+  return put_child(e);
+}
+
+/* The items and pairs of a table, the pairs of a class. The key is on top, nil
+ * before the first one. True: that was all. */
+static bool step_pairs(encoder *e, peri__frame *frame)
+{
+  if (frame->phase == PHASE_VALUE) {
     frame->phase = PHASE_KEY;
     if (put_child(e))
-      return;
+      return false;
   }
-  set_count(e, frame->count_at, frame->count);
+  while (lua_next(e->L, frame->slot)) {
+    bool open = is_item(e->L, frame) ? put_child(e) : put_pair(e, frame);
+    if (open)
+      return false;
+  }
+  return true;
+}
+
+static void close_table(encoder *e, const peri__frame *frame)
+{
+  set_count(e, frame->count_at, (size_t)frame->next);
+  set_count(e, frame->count_at + sizeof(uint32_t), frame->count);
   close_frame(e, frame);
 }
 
@@ -568,7 +778,6 @@ static void put_trace(encoder *e, const peri__frame *frame)
 
 static void step_table(encoder *e, peri__frame *frame)
 {
-  lua_State *L = e->L;
   switch (frame->phase) {
   case PHASE_CLASS:
     push_class(e, frame->slot);
@@ -580,43 +789,65 @@ static void step_table(encoder *e, peri__frame *frame)
       put_trace(e, frame);
     open_items(e, frame);
     return;
-  case PHASE_ITEMS:
-    while (frame->next < frame->last) {
-      lua_rawgeti(L, frame->slot, ++frame->next);
-      if (put_child(e))
-        return;
-    }
-    lua_pushnil(L);
-    frame->phase = PHASE_KEY;
-    return;
   default:
-    step_pairs(e, frame);
+    if (step_pairs(e, frame))
+      close_table(e, frame);
   }
+}
+
+/* The number of the upvalue at an address; a new one if *is_new. */
+static uint32_t upvalue_number(encoder *e, const void *address, bool *is_new)
+{
+  lua_State *L = e->L;
+  uint32_t few = e->upvalues < FEW ? e->upvalues : FEW;
+  *is_new = false;
+  for (uint32_t i = 0; i < few; i++)
+    if (e->first_upvalues[i] == address)
+      return i + 1;
+  if (e->upvalues >= FEW) {
+    lua_rawgetp(L, seen(e), address);
+    uint32_t number = (uint32_t)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    if (number != 0)
+      return number;
+  }
+  *is_new = true;
+  uint32_t number = ++e->upvalues;
+  if (number <= FEW) {
+    e->first_upvalues[number - 1] = address;
+  } else {
+    lua_pushinteger(L, number);
+    lua_rawsetp(L, e->seen, address);
+  }
+  return number;
+}
+
+/* Writes upvalue i; true if the frame of its value is open now. */
+static bool put_upvalue(encoder *e, const peri__frame *frame, int i)
+{
+  lua_State *L = e->L;
+  bool is_new;
+  const char *name = lua_getupvalue(L, frame->slot, i);
+  if (name != NULL && strcmp(name, "_ENV") == 0) {
+    put_byte(e, TAG_GLOBALS);
+    lua_pop(L, 1);
+    return false;
+  }
+  const void *address = lua_upvalueid(L, frame->slot, i);
+  uint32_t number = upvalue_number(e, address, &is_new);
+  if (is_new)
+    return put_child(e);
+  put_byte(e, TAG_SHARED);
+  put_varint(e, number);
+  lua_pop(L, 1);
+  return false;
 }
 
 static void step_function(encoder *e, peri__frame *frame)
 {
-  lua_State *L = e->L;
-  while (frame->next < frame->last) {
-    int i = (int)++frame->next;
-    const char *name = lua_getupvalue(L, frame->slot, i);
-    void *id = lua_upvalueid(L, frame->slot, i);
-    if (lua_rawgetp(L, e->seen, id) == LUA_TNUMBER) {
-      put_byte(e, TAG_SHARED);
-      put_varint(e, (uint64_t)lua_tointeger(L, -1));
-      lua_pop(L, 2);
-      continue;
-    }
-    lua_pushinteger(L, ++e->upvalues);
-    lua_rawsetp(L, e->seen, id);
-    lua_pop(L, 1);
-    if (name && strcmp(name, "_ENV") == 0) {
-      put_byte(e, TAG_GLOBALS);
-      lua_pop(L, 1);
-    } else if (put_child(e)) {
+  while (frame->next < frame->last)
+    if (put_upvalue(e, frame, (int)++frame->next))
       return;
-    }
-  }
   close_frame(e, frame);
 }
 
@@ -656,9 +887,7 @@ static void step_packed(encoder *e, peri__frame *frame)
       if (put_child(e))
         return;
     }
-    lua_pushvalue(L, frame->slot);
-    lua_pushinteger(L, frame->id);
-    lua_rawset(L, e->seen);
+    e->packing--;
     close_frame(e, frame);
   }
 }
@@ -689,7 +918,10 @@ static void step_error_class(encoder *e, peri__frame *frame)
     lua_pushnil(L);
     return;
   default:
-    step_pairs(e, frame);
+    if (!step_pairs(e, frame))
+      return;
+    set_count(e, frame->count_at, frame->count);
+    close_frame(e, frame);
   }
 }
 
@@ -717,15 +949,24 @@ static void step(encoder *e)
 void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
                   peri__message_kind kind, bool chunks, peri__message *out)
 {
-  encoder e = {.L = L, .rt = rt, .out = &out->bytes, .kind = kind};
-  (void)chunks;
-  first = lua_absindex(L, first);
+  encoder e;
   int top = lua_gettop(L);
-  peri__check_stack(L, LUA_MINSTACK);
-  lua_settop(L, top + 4);
+  first = lua_absindex(L, first);
+  peri__check_stack(L, LUA_MINSTACK + FEW);
+  lua_settop(L, top + 4 + FEW);
+  e.L = L;
+  e.rt = rt;
+  e.out = &out->bytes;
+  e.message = out;
+  e.kind = kind;
+  e.chunks = chunks;
+  e.scanned = false;
+  e.packing = 0;
+  e.objects = e.upvalues = 0;
   e.seen = top + 1;
   e.names = top + 2;
   e.classes = top + 3;
+  e.kept = top + 4;
   peri__frames_init(&e.frames, top + 4);
   put_byte(&e, WIRE_VERSION);
   put_varint(&e, (uint64_t)n);
