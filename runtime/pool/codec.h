@@ -106,8 +106,9 @@ void peri__peer_open(lua_State *L, peri_runtime *rt, peri__peer *peer);
 /* What waits for an answer from there fails with RuntimeError. Harmless if it is
  * not open. Never raises. */
 void peri__peer_close(lua_State *L, peri_runtime *rt, peri__peer *peer);
-/* Calls no code of the script's: what is asked for is put into the loop's ready
- * queue. Never raises: what is wrong is answered, or logged. */
+/* Puts what is asked for into the loop's ready queue, or settles what waits for
+ * the answer. Of the script's code it calls unpack functions, and modules may be
+ * loaded. Never raises: what is wrong is answered, or logged. */
 void peri__note_arrived(lua_State *L, peri_runtime *rt, peri__peer *peer,
                         const peri__message *note);
 
@@ -151,8 +152,5 @@ int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
  * makes the object of them; without the two a table's fields are sent as they
  * are. Raises ValueError if the name or the metatable is taken. */
 int peri__codec_register(lua_State *L);
-
-/* ref(value): wraps a value that cannot be sent. */
-int peri__codec_ref(lua_State *L);
 
 #endif

@@ -20,7 +20,7 @@
  */
 #include <limits.h>
 
-#include "pool/decoder.h"
+#include "pool/handles.h"
 /* -- Bytes ----------------------------------------------------------------- */
 
 int peri__damaged(decoder *d, const char *what)
@@ -336,6 +336,10 @@ static bool get_value(decoder *d)
     return peri__get_class(d);
   case TAG_ERROR_CLASS:
     return peri__get_error_class(d);
+  case TAG_REFERENCE:
+  case TAG_LOOP:
+    peri__get_handle(d, tag);
+    return true;
   case TAG_GLOBALS:
     lua_pushglobaltable(L);
     return true;
@@ -581,6 +585,7 @@ int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
   d.L = L;
   d.rt = rt;
   d.message = message;
+  d.peer = peer;
   d.at = data;
   d.end = data + length;
   d.trusted = peer != NULL && peer->trusted;

@@ -13,6 +13,7 @@ typedef struct decoder {
   lua_State *L;
   peri_runtime *rt;
   const peri__message *message;
+  peri__peer *peer; /* where it came from, or NULL */
   const char *at, *end;
   bool trusted;
   peri__frames frames;

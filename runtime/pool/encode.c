@@ -12,7 +12,7 @@
  * put_value takes the value on top of the stack: it writes and pops it, or
  * opens a frame for it and leaves it there until step has written all of it.
  */
-#include "pool/encoder.h"
+#include "pool/handles.h"
 /* Raises the TypeError for the value that is being written. */
 int peri__refuse(encoder *e, const char *format, ...)
 {
@@ -299,7 +299,7 @@ static void put_table(encoder *e)
 static void put_userdata(encoder *e)
 {
   lua_State *L = e->L;
-  if (peri__put_again(e) || peri__put_name(e))
+  if (peri__put_again(e) || peri__put_handle(e) || peri__put_name(e))
     return;
   bool known = push_class(e, -1);
   if (known && lua_rawgeti(L, -1, CLASS_PACK) != LUA_TNIL) {
@@ -635,7 +635,7 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
   int top = lua_gettop(L);
   first = lua_absindex(L, first);
   peri__check_stack(L, LUA_MINSTACK + FEW);
-  lua_settop(L, top + 4 + FEW);
+  lua_settop(L, top + 5 + FEW);
   e.L = L;
   e.rt = rt;
   e.out = &out->bytes;
@@ -648,8 +648,9 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
   e.seen = top + 1;
   e.names = top + 2;
   e.classes = top + 3;
-  e.kept = top + 4;
-  peri__frames_init(&e.frames, top + 4);
+  e.refs = top + 4;
+  e.kept = top + 5;
+  peri__frames_init(&e.frames, top + 5);
   put_byte(&e, WIRE_VERSION);
   put_varint(&e, (uint64_t)n);
   for (e.root = 1; e.root <= n; e.root++) {
@@ -658,6 +659,6 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
     while (e.frames.depth > 0)
       step(&e);
   }
-  lua_settop(L, top);
-  lua_pushnil(L);
+  lua_copy(L, e.refs, top + 1);
+  lua_settop(L, top + 1);
 }

@@ -29,6 +29,7 @@ typedef struct encoder {
                was sent to its object number; an upvalue's or string's address
                to its number; an object number to the string. */
   int names, classes;
+  int refs; /* those in the message, a list */
 } encoder;
 
 /* -- Bytes ----------------------------------------------------------------- */

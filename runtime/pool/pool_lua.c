@@ -1,7 +1,6 @@
 /*
- * pool_lua.c: the module perilune._pool, which perilune.futures and
- * perilune.multiprocessing stand on: thread pools as their owner sees them, and
- * the codec.
+ * pool_lua.c: the module perilune._pool, which perilune.futures stands on: thread
+ * pools as their owner sees them.
  *
  * Life. A pool is a userdata. From its first job on it stands in the table of
  * pools in the registry, until its threads have ended: what nobody holds any
@@ -552,30 +551,7 @@ static void close_pools(void *argument)
   lua_settop(L, top);
 }
 
-/* -- The codec ------------------------------------------------------------- */
-
-/* encode(...) -> bytes */
-static int l_encode(lua_State *L)
-{
-  int n = lua_gettop(L);
-  peri__message *message = lua_newuserdatauv(L, sizeof *message, 0);
-  *message = (peri__message){0};
-  luaL_setmetatable(L, MESSAGE);
-  peri__encode(L, peri__rt(L), 1, n, PERI__MESSAGE_VALUES, false, message);
-  lua_pushlstring(L, message->bytes.data, message->bytes.length);
-  return 1;
-}
-
-/* decode(bytes, trusted) -> ... */
-static int l_decode(lua_State *L)
-{
-  size_t length;
-  const char *bytes = luaL_checklstring(L, 1, &length);
-  peri__peer self = {.trusted = true};
-  peri__message message = {.bytes = {(char *)bytes, length, 0}};
-  return peri__decode(L, peri__rt(L), &message,
-                      lua_toboolean(L, 2) ? &self : NULL);
-}
+/* -- The module ------------------------------------------------------------ */
 
 /* cpu_count(): how many threads can run at once here. */
 static int l_cpu_count(lua_State *L)
@@ -583,8 +559,6 @@ static int l_cpu_count(lua_State *L)
   lua_pushinteger(L, uv_available_parallelism());
   return 1;
 }
-
-/* -- The module ------------------------------------------------------------ */
 
 static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"withdraw", l_withdraw},
@@ -596,9 +570,7 @@ static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
-    {"thread_pool", l_thread_pool}, {"register", peri__codec_register},
-    {"encode", l_encode},           {"decode", l_decode},
-    {"cpu_count", l_cpu_count},     {NULL, NULL}};
+    {"thread_pool", l_thread_pool}, {"cpu_count", l_cpu_count}, {NULL, NULL}};
 
 static void push_functions(lua_State *L, peri_runtime *rt, const luaL_Reg *list)
 {

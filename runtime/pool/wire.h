@@ -43,6 +43,8 @@ enum {
                       makes it of: value (base or nil) u32(h) (value value)*h,
                       its own fields) */
   TAG_GLOBALS,     /* the receiver's globals */
+  TAG_REFERENCE,   /* + u64(home) varint(number): what peri.ref has wrapped */
+  TAG_LOOP,        /* + the same */
 
   /* In place of an upvalue's value. Each other upvalue but GLOBALS takes the
    * next upvalue number. */

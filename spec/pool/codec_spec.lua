@@ -1,4 +1,4 @@
-local native = require "perilune._pool"
+local native = require "perilune._codec"
 local futures = require "perilune.futures"
 local peri = require "perilune"
 local support = require "support"
