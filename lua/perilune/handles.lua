@@ -8,6 +8,7 @@ local native = require "perilune._codec"
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
+require "perilune.tasks" -- loops have run_coroutine_threadsafe then
 
 local pairs, pcall, error = pairs, pcall, error
 local CALL <const>, RUN <const>, CANCEL <const> = native.CALL, native.RUN, native.CANCEL

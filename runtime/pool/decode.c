@@ -73,8 +73,7 @@ void peri__set_object(decoder *d, uint32_t id)
   lua_rawseti(d->L, d->objects, id);
 }
 
-/* False, and nil: there is none yet. */
-static bool get_object(decoder *d, uint32_t id)
+static void get_object(decoder *d, uint32_t id)
 {
   if (id <= FEW)
     lua_pushvalue(d->L, d->kept + (int)id);
@@ -82,7 +81,18 @@ static bool get_object(decoder *d, uint32_t id)
     lua_rawgeti(d->L, d->objects, id);
   else
     lua_pushnil(d->L);
-  return !lua_isnil(d->L, -1);
+}
+
+/* Whether the object is yet to be made, of what is being read. */
+static bool is_unmade(decoder *d, uint32_t id)
+{
+  for (int i = 0; i < d->frames.depth; i++) {
+    const peri__frame *frame = &d->frames.v[i];
+    if (frame->id == id &&
+        (frame->kind == FRAME_PACKED || frame->kind == FRAME_ERROR_CLASS))
+      return true;
+  }
+  return false;
 }
 
 static void push_object(decoder *d)
@@ -90,7 +100,8 @@ static void push_object(decoder *d)
   uint64_t id = get_varint(d);
   if (id == 0 || id > d->given)
     peri__damaged(d, "a reference leads nowhere");
-  if (!get_object(d, (uint32_t)id))
+  get_object(d, (uint32_t)id);
+  if (lua_isnil(d->L, -1) && is_unmade(d, (uint32_t)id))
     peri__damaged(d, "an object is part of what it is made of");
 }
 
