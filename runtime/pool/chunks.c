@@ -17,8 +17,6 @@
 
 #include "pool/wire.h"
 
-#define CODE "perilune.Code"
-
 enum { CACHE_SIZE = 128 };
 
 /* Their addresses are the places in the registry of the young half of a cache,
@@ -88,13 +86,10 @@ static int l_code_gc(lua_State *L)
 /* Pushes a handle without a chunk. */
 static peri__code *push_code(lua_State *L)
 {
+  static const luaL_Reg metamethods[] = {{"__gc", l_code_gc}, {NULL, NULL}};
   peri__code *code = lua_newuserdatauv(L, sizeof *code, 1);
   *code = (peri__code){0};
-  if (luaL_newmetatable(L, CODE)) {
-    lua_pushcfunction(L, l_code_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
+  peri__set_kind(L, "perilune.Code", metamethods);
   return code;
 }
 
@@ -151,16 +146,18 @@ peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
 
 /* -- Receiving ------------------------------------------------------------- */
 
-bool peri__code_load(lua_State *L, const peri__chunk *chunk)
+bool peri__code_load(lua_State *L, const char *code, size_t length)
 {
-  return luaL_loadbufferx(L, chunk->code, chunk->length, "=message", "b") ==
-         LUA_OK;
+  int status = luaL_loadbufferx(L, code, length, "=message", "b");
+  if (status == LUA_ERRMEM)
+    peri__no_memory(L);
+  return status == LUA_OK;
 }
 
 static bool load_shared(lua_State *L, peri__chunk *chunk)
 {
   peri__code *code = push_code(L);
-  if (!peri__code_load(L, chunk))
+  if (!peri__code_load(L, chunk->code, chunk->length))
     return false;
   lua_pushvalue(L, -1);
   lua_setiuservalue(L, -3, 1);

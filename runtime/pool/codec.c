@@ -86,6 +86,39 @@ peri__frame *peri__frames_push(lua_State *L, peri__frames *frames)
   return frame;
 }
 
+/* -- Userdata of the codec's own ------------------------------------------- */
+
+void peri__set_kind(lua_State *L, const char *kind, const luaL_Reg *metamethods)
+{
+  if (luaL_getmetatable(L, kind) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    luaL_setfuncs(L, metamethods, 0);
+    lua_newtable(L);
+    lua_setfield(L, -2, "__index");
+    lua_pushstring(L, strchr(kind, '.') + 1);
+    lua_setfield(L, -2, "__name");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, kind);
+  }
+  lua_setmetatable(L, -2);
+}
+
+static int l_message_gc(lua_State *L)
+{
+  peri__message_fini(lua_touserdata(L, 1));
+  return 0;
+}
+
+peri__message *peri__message_push(lua_State *L)
+{
+  static const luaL_Reg metamethods[] = {{"__gc", l_message_gc}, {NULL, NULL}};
+  peri__message *message = lua_newuserdatauv(L, sizeof *message, 0);
+  *message = (peri__message){0};
+  peri__set_kind(L, "perilune.Message", metamethods);
+  return message;
+}
+
 /* -- Classes --------------------------------------------------------------- */
 
 void peri__classes_push(lua_State *L)
@@ -111,12 +144,17 @@ void peri__class_new(lua_State *L, const char *name)
 
 void peri__class_publish(lua_State *L, int classes)
 {
-  lua_rawgeti(L, -1, CLASS_NAME);
-  lua_pushvalue(L, -2);
-  lua_rawset(L, classes);
-  lua_rawgeti(L, -1, CLASS_METATABLE);
-  lua_pushvalue(L, -2);
-  lua_rawset(L, classes);
+  /* Both places are made first: this may raise. */
+  for (int i = CLASS_NAME; i <= CLASS_METATABLE; i++) {
+    lua_rawgeti(L, -1, i);
+    lua_pushboolean(L, 0);
+    lua_rawset(L, classes);
+  }
+  for (int i = CLASS_NAME; i <= CLASS_METATABLE; i++) {
+    lua_rawgeti(L, -1, i);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, classes);
+  }
 }
 
 /* Pushes a field of the options at index 3: a function, or nil. */
@@ -142,11 +180,11 @@ int peri__codec_register(lua_State *L)
     peri__arg_type_error(L, rt, 3, "table");
   peri__classes_push(L);
   int classes = lua_gettop(L);
-  if (lua_getfield(L, classes, name) != LUA_TNIL)
+  if (lua_getfield(L, classes, name) == LUA_TTABLE)
     peri__throw(L, rt, PERI_ERR_VALUE, "register: the name '%s' is taken",
                 name);
   lua_pushvalue(L, 2);
-  if (lua_rawget(L, classes) != LUA_TNIL)
+  if (lua_rawget(L, classes) == LUA_TTABLE)
     peri__throw(L, rt, PERI_ERR_VALUE,
                 "register: the metatable of '%s' is registered already", name);
   lua_pushvalue(L, 2);

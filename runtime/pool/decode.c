@@ -103,6 +103,8 @@ static void push_object(decoder *d)
   get_object(d, (uint32_t)id);
   if (lua_isnil(d->L, -1) && is_unmade(d, (uint32_t)id))
     peri__damaged(d, "an object is part of what it is made of");
+  if (d->has_classes && !peri__wants_class(d) && peri__is_class(d))
+    peri__damaged(d, "a class stands for a value");
 }
 
 /* -- Containers ------------------------------------------------------------ */
@@ -190,7 +192,7 @@ static void open_function(decoder *d)
   if (!d->trusted)
     peri__distrust(d, "it holds a function");
   const char *code = get_bytes(d, length);
-  if (luaL_loadbufferx(L, code, length, "=message", "b") != LUA_OK)
+  if (!peri__code_load(L, code, length))
     peri__damaged(d, lua_tostring(L, -1));
   open_loaded(d, id);
 }
@@ -208,7 +210,8 @@ static peri__chunk *get_chunk(decoder *d)
 static void open_chunk(decoder *d)
 {
   uint32_t id = peri__give_number(d);
-  if (!peri__code_load(d->L, get_chunk(d)))
+  const peri__chunk *chunk = get_chunk(d);
+  if (!peri__code_load(d->L, chunk->code, chunk->length))
     peri__damaged(d, lua_tostring(d->L, -1));
   open_loaded(d, id);
 }
@@ -254,7 +257,8 @@ static void get_name(decoder *d)
     bool found = lua_istable(L, -2);
     if (found) {
       lua_pushvalue(L, -1);
-      found = lua_gettable(L, -3) != LUA_TNIL;
+      /* __index is code, too. */
+      found = (d->trusted ? lua_gettable : lua_rawget)(L, -3) != LUA_TNIL;
     }
     if (!found)
       peri__throw(L, d->rt, PERI_ERR_RUNTIME,
@@ -600,6 +604,7 @@ int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
   d.at = data;
   d.end = data + length;
   d.trusted = peer != NULL && peer->trusted;
+  d.has_classes = false;
   d.given = d.upvalues = 0;
   d.budget = length;
   d.objects = top + 1;

@@ -20,7 +20,6 @@
 #include "pool/wire.h"
 
 #define POOL "perilune.ThreadPool"
-#define MESSAGE "perilune.Message"
 
 /* User values of a pool. */
 enum {
@@ -266,16 +265,7 @@ static peri__message *push_message(lua_State *L, int pool)
     return message;
   }
   lua_pop(L, 1);
-  message = lua_newuserdatauv(L, sizeof *message, 0);
-  *message = (peri__message){0};
-  luaL_setmetatable(L, MESSAGE);
-  return message;
-}
-
-static int l_message_gc(lua_State *L)
-{
-  peri__message_fini(lua_touserdata(L, 1));
-  return 0;
+  return peri__message_push(L);
 }
 
 /* A job of the message on top, whose userdata becomes the pool's spare. */
@@ -592,12 +582,10 @@ static void make_metatable(lua_State *L, peri_runtime *rt, const char *name,
 
 int peri__pool_open(lua_State *L)
 {
-  static const luaL_Reg none[] = {{NULL, NULL}};
   peri_runtime *rt = peri_of(L);
   if (rt == NULL)
     return luaL_error(L, "there is no runtime on this state");
   make_metatable(L, rt, POOL, l_pool_gc, methods);
-  make_metatable(L, rt, MESSAGE, l_message_gc, none);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
   peri__at_close(L, close_pools, rt);

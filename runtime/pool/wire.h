@@ -115,6 +115,11 @@ static inline peri__frame *peri__frames_top(peri__frames *frames)
   return &frames->v[frames->depth - 1];
 }
 
+/* Gives the userdata on top the metatable of its kind ("perilune.Kind"), which is
+ * made if need be. */
+void peri__set_kind(lua_State *L, const char *kind,
+                    const luaL_Reg *metamethods);
+
 /* Pushes where the value is that is being written (path.c); of a deep path the
  * middle is left out. */
 const char *peri__path_push(lua_State *L, const peri__frames *frames,
@@ -131,7 +136,7 @@ typedef struct peri__code {
 peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
                             size_t length);
 /* Pushes a new function; false and a text: the code is damaged. */
-bool peri__code_load(lua_State *L, const peri__chunk *chunk);
+bool peri__code_load(lua_State *L, const char *code, size_t length);
 /* The same for a plain one, which need not be new. */
 bool peri__code_load_plain(lua_State *L, peri__chunk *chunk);
 
