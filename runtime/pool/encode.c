@@ -12,6 +12,7 @@
  * put_value takes the value on top of the stack: it writes and pops it, or
  * opens a frame for it and leaves it there until step has written all of it.
  */
+#include "io/io.h"
 #include "pool/handles.h"
 /* Raises the TypeError for the value that is being written. */
 int peri__refuse(encoder *e, const char *format, ...)
@@ -296,6 +297,19 @@ static void put_table(encoder *e)
   }
 }
 
+/* What the stream on top is; NULL: it is none. */
+static const char *stream_kind(lua_State *L)
+{
+  static const char *const kinds[] = {[PERI_STREAM_TCP] = "tcp stream",
+                                      [PERI_STREAM_PIPE] = "pipe stream",
+                                      [PERI_STREAM_TTY] = "tty stream"};
+  const peri_stream_box *box = lua_touserdata(L, -1);
+  if (lua_rawlen(L, -1) < sizeof *box || box->mark != &peri__stream_mark ||
+      box->stream == NULL)
+    return NULL;
+  return kinds[box->stream->kind];
+}
+
 static void put_userdata(encoder *e)
 {
   lua_State *L = e->L;
@@ -308,8 +322,10 @@ static void put_userdata(encoder *e)
     return;
   }
   lua_pop(L, known ? 2 : 0);
-  bool named = luaL_getmetafield(L, -1, "__name") == LUA_TSTRING;
-  peri__refuse(e, "%s", named ? lua_tostring(L, -1) : "userdata");
+  const char *name = stream_kind(L);
+  if (name == NULL && luaL_getmetafield(L, -1, "__name") == LUA_TSTRING)
+    name = lua_tostring(L, -1);
+  peri__refuse(e, "%s", name ? name : "userdata");
 }
 
 /* Writes the value on top, of this type, and pops it, if it has no parts. */

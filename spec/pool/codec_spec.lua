@@ -1,8 +1,10 @@
 local native = require "perilune._codec"
+local net = require "perilune.net"
 local futures = require "perilune.futures"
 local peri = require "perilune"
 local support = require "support"
 local raises = support.raises
+local multiprocessing = require "perilune.multiprocessing"
 
 local function copy(...)
   return native.decode(native.encode(...), true)
@@ -202,6 +204,10 @@ end)
 
 describe("what cannot be sent", function()
   local stray = coroutine.create(function() end)
+  local executor
+
+  setup(function() executor = futures.ThreadPoolExecutor { max_workers = 1 } end)
+  teardown(function() executor:shutdown() end)
 
   it("is named by the path to it", function()
     cannot_send("value 1: coroutine", stray)
@@ -227,6 +233,14 @@ describe("what cannot be sent", function()
     local file <close> = io.tmpfile()
     cannot_send("value 1.file: FILE*", { file = file })
     cannot_send("value 1: Future", peri.Future())
+  end)
+
+  it("may be a stream, told by its kind", function()
+    local server <close> = net.start_server(function() end, "127.0.0.1", 0)
+    local conn <close> = net.open_connection(server.sockets[1]:getsockname())
+    local function job() return conn end
+    raises(peri.TypeError, ("cannot send upvalue 'conn' of function %s: tcp stream"):format(line_of(job)),
+      executor.submit, executor, job)
   end)
 
   it("may be an object of a class that nobody registered", function()
@@ -259,8 +273,8 @@ describe("registered classes", function()
   end
 
   lazy_setup(function()
-    native.register("spec.Point", Point)
-    native.register("spec.Set", Set, { pack = pack_set, unpack = make_set })
+    multiprocessing.register("spec.Point", Point)
+    multiprocessing.register("spec.Set", Set, { pack = pack_set, unpack = make_set })
   end)
 
   it("send their objects' fields", function()
@@ -284,11 +298,11 @@ describe("registered classes", function()
 
   it("have one name and one metatable each", function()
     raises(peri.ValueError, "register: the name 'spec.Point' is taken",
-      native.register, "spec.Point", {})
+      multiprocessing.register, "spec.Point", {})
     raises(peri.ValueError, "register: the metatable of 'spec.Other' is registered already",
-      native.register, "spec.Other", Point)
+      multiprocessing.register, "spec.Other", Point)
     raises(peri.ValueError, "register: pack and unpack belong together",
-      native.register, "spec.Half", {}, { pack = function() end })
+      multiprocessing.register, "spec.Half", {}, { pack = function() end })
   end)
 
   it("come along to a worker that does not know them", function()
