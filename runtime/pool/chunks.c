@@ -154,14 +154,16 @@ bool peri__code_load(lua_State *L, const char *code, size_t length)
   return status == LUA_OK;
 }
 
+/* Pushes the handle and the function. */
 static bool load_shared(lua_State *L, peri__chunk *chunk)
 {
   peri__code *code = push_code(L);
   if (!peri__code_load(L, chunk->code, chunk->length))
     return false;
+  look_at_upvalues(L, lua_gettop(L), code);
   lua_pushvalue(L, -1);
   lua_setiuservalue(L, -3, 1);
-  lua_insert(L, -2);
+  lua_pushvalue(L, -2);
   peri__chunk_ref(chunk);
   code->chunk = chunk;
   cache_put(L, by_address, chunk);
@@ -171,15 +173,15 @@ static bool load_shared(lua_State *L, peri__chunk *chunk)
 
 bool peri__code_load_plain(lua_State *L, peri__chunk *chunk)
 {
-  if (cache_get(L, by_address, chunk)) {
+  if (cache_get(L, by_address, chunk))
     lua_getiuservalue(L, -1, 1);
-    lua_replace(L, -2);
-  } else if (!load_shared(L, chunk)) {
+  else if (!load_shared(L, chunk))
     return false;
+  const peri__code *code = lua_touserdata(L, -2);
+  lua_replace(L, -2);
+  if (code->upvalues > 0) { /* a job may have assigned to it */
+    lua_pushglobaltable(L);
+    lua_setupvalue(L, -2, 1);
   }
-  /* A job may have assigned to it. */
-  lua_pushglobaltable(L);
-  if (lua_setupvalue(L, -2, 1) == NULL)
-    lua_pop(L, 1);
   return true;
 }

@@ -588,45 +588,79 @@ static void get_root(decoder *d)
   }
 }
 
+/* Pushes n values, if none of them has parts but for functions that are shared:
+ * then nothing needs a place on the Lua stack. Else it pushes and reads nothing. */
+static bool get_simple(decoder *d, size_t n)
+{
+  const char *start = d->at;
+  int top = lua_gettop(d->L);
+  for (size_t i = 0; i < n; i++) {
+    int tag = get_byte(d);
+    if (tag == TAG_PLAIN) {
+      if (!peri__code_load_plain(d->L, get_chunk(d)))
+        peri__damaged(d, lua_tostring(d->L, -1));
+    } else if (tag >= TAG_SMALL_INTEGER || tag <= TAG_STRING) {
+      d->at--;
+      get_value(d);
+    } else {
+      lua_settop(d->L, top);
+      d->at = start;
+      return false;
+    }
+  }
+  return true;
+}
+
+static void make_places(decoder *d)
+{
+  int top = lua_gettop(d->L);
+  lua_settop(d->L, top + 5 + FEW);
+  d->objects = top + 1;
+  d->places = top + 2;
+  d->late = top + 3;
+  d->classes = top + 4;
+  d->kept = top + 5;
+  d->has_classes = false;
+  d->given = d->upvalues = 0;
+  d->budget = left(d);
+  peri__frames_init(&d->frames, top + 5);
+}
+
+/* Pushes n values above the places, and moves them down. */
+static void get_all(decoder *d, int n)
+{
+  lua_State *L = d->L;
+  int top = lua_gettop(L);
+  make_places(d);
+  for (int i = 0; i < n; i++)
+    get_root(d);
+  if (!lua_isnil(L, d->late))
+    peri__set_late_classes(d);
+  for (int i = 1; i <= n; i++)
+    lua_copy(L, d->kept + FEW + i, top + i);
+  lua_settop(L, top + n);
+}
+
 int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
                  peri__peer *peer)
 {
-  const char *data = message->bytes.data;
-  size_t length = message->bytes.length;
-  int top = lua_gettop(L);
   decoder d;
-  peri__check_stack(L, LUA_MINSTACK + FEW);
-  lua_settop(L, top + 5 + FEW);
   d.L = L;
   d.rt = rt;
   d.message = message;
   d.peer = peer;
-  d.at = data;
-  d.end = data + length;
+  d.at = message->bytes.data;
+  d.end = d.at + message->bytes.length;
   d.trusted = peer != NULL && peer->trusted;
-  d.has_classes = false;
-  d.given = d.upvalues = 0;
-  d.budget = length;
-  d.objects = top + 1;
-  d.places = top + 2;
-  d.late = top + 3;
-  d.classes = top + 4;
-  d.kept = top + 5;
-  peri__frames_init(&d.frames, top + 5);
   if (get_byte(&d) != WIRE_VERSION)
     peri__damaged(&d, "it is of another version");
   size_t n = check_count(&d, get_varint(&d));
   if (n > INT_MAX - LUA_MINSTACK - FEW)
     peri__damaged(&d, "too many values");
-  peri__check_stack(L, (int)n + LUA_MINSTACK);
-  for (size_t i = 0; i < n; i++)
-    get_root(&d);
+  peri__check_stack(L, (int)n + FEW + LUA_MINSTACK);
+  if (!get_simple(&d, n))
+    get_all(&d, (int)n);
   if (d.at != d.end)
     peri__damaged(&d, "bytes are left over");
-  if (!lua_isnil(L, d.late))
-    peri__set_late_classes(&d);
-  for (int i = 1; i <= (int)n; i++)
-    lua_copy(L, d.kept + FEW + i, top + i);
-  lua_settop(L, top + (int)n);
   return (int)n;
 }

@@ -63,7 +63,7 @@ enum {
   MAX_PACKED = 200,   /* values that pack may return */
   MAX_NAME_KEYS = 8,
   MAX_CHUNK = 131072, /* bytes of code that are worth to be kept */
-  FEW = 8,            /* objects, upvalues that need no table to be found in */
+  FEW = 4,            /* objects, upvalues that need no table to be found in */
   FIRST_FRAMES = 16
 };
 
@@ -128,8 +128,8 @@ const char *peri__path_push(lua_State *L, const peri__frames *frames,
 /* A function's code as a state knows it: a userdata. */
 typedef struct peri__code {
   peri__chunk *chunk;
-  int upvalues; /* of a sender's */
-  bool plain;   /* they are but _ENV */
+  int upvalues;
+  bool plain; /* they are but _ENV */
 } peri__code;
 
 /* Pushes the handle of a function's code. */

@@ -120,7 +120,7 @@ static void many_chunks(void)
 
 static peri__chunk *make_chunk(int i)
 {
-  char code[16];
+  char code[20];
   snprintf(code, sizeof code, "code %d", i);
   peri__chunk *chunk = peri__chunk_new(code, strlen(code));
   CHECK(chunk != NULL);
