@@ -401,7 +401,12 @@ struct peri_run_record {
   X(GOAL)      /* what the host's run is for */                                \
   X(DYING)     /* a loop whose finaliser closes it */                          \
   X(CLOSERS)   /* peri__at_close: userdata */                                  \
-  X(REQUIRE)   /* the require that may wait, once it was needed */
+  X(REQUIRE)   /* the require that may wait, once it was needed */             \
+  X(SENT)      /* of pool/, once it was needed: what goes by name, */          \
+  X(CODE)      /* code that was sent lately, and before, */                    \
+  X(OLD_CODE)                                                                  \
+  X(CHUNKS) /* and code that has come */                                       \
+  X(OLD_CHUNKS)
 
 enum {
 #define X(name) PERI_REF_##name,

@@ -219,7 +219,7 @@ static void open_chunk(decoder *d)
 static void get_plain(decoder *d)
 {
   uint32_t id = peri__give_number(d);
-  if (!peri__code_load_plain(d->L, get_chunk(d)))
+  if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
     peri__damaged(d, lua_tostring(d->L, -1));
   peri__set_object(d, id);
 }
@@ -597,7 +597,7 @@ static bool get_simple(decoder *d, size_t n)
   for (size_t i = 0; i < n; i++) {
     int tag = get_byte(d);
     if (tag == TAG_PLAIN) {
-      if (!peri__code_load_plain(d->L, get_chunk(d)))
+      if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
         peri__damaged(d, lua_tostring(d->L, -1));
     } else if (tag >= TAG_SMALL_INTEGER || tag <= TAG_STRING) {
       d->at--;

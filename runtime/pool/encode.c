@@ -111,7 +111,7 @@ bool peri__put_again(encoder *e)
 static int names(encoder *e)
 {
   if (!lua_istable(e->L, e->names)) {
-    peri__names_push(e->L);
+    peri__names_push(e->L, e->rt);
     lua_replace(e->L, e->names);
   }
   return e->names;

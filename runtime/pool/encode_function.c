@@ -40,7 +40,7 @@ static bool push_new_code(encoder *e)
   out->length = at;
   bool kept = length <= MAX_CHUNK;
   if (kept)
-    peri__code_push(L, function, out->data + at, length);
+    peri__code_push(L, e->rt, function, out->data + at, length);
   else
     lua_pushboolean(L, 0);
   lua_pushvalue(L, function);
@@ -149,10 +149,10 @@ void peri__put_function(encoder *e)
     peri__refuse(e, "C function");
   peri__put_name(e);
 }
-/* Pushes nothing; NULL: the function at idx has none yet. */
-static const peri__code *known_code(lua_State *L, int idx)
+/* NULL: the function at idx has none yet. */
+static const peri__code *known_code(lua_State *L, peri_runtime *rt, int idx)
 {
-  peri__names_push(L);
+  peri__names_push(L, rt);
   lua_pushvalue(L, idx);
   lua_rawget(L, -2);
   const peri__code *code = lua_touserdata(L, -1);
@@ -166,7 +166,7 @@ bool peri__put_plain(encoder *e, int idx)
   bool again;
   if (!e->chunks || e->objects == FEW || lua_type(L, idx) != LUA_TFUNCTION)
     return false;
-  const peri__code *code = known_code(L, idx);
+  const peri__code *code = known_code(L, e->rt, idx);
   if (code == NULL || !code->plain)
     return false;
   int number = chunk_number(e, code->chunk, &again);

@@ -133,16 +133,16 @@ typedef struct peri__code {
 } peri__code;
 
 /* Pushes the handle of a function's code. */
-peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
-                            size_t length);
+peri__code *peri__code_push(lua_State *L, peri_runtime *rt, int function,
+                            const char *bytes, size_t length);
 /* Pushes a new function; false and a text: the code is damaged. */
 bool peri__code_load(lua_State *L, const char *code, size_t length);
 /* The same for a plain one, which need not be new. */
-bool peri__code_load_plain(lua_State *L, peri__chunk *chunk);
+bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk);
 
 /* Pushes the table that says what goes by name: value to the bytes of its
  * TAG_NAME; for a function known to have none its peri__code, or false. */
-void peri__names_push(lua_State *L);
+void peri__names_push(lua_State *L, peri_runtime *rt);
 /* Takes modules loaded since the last time into the table at names. */
 void peri__names_scan(lua_State *L, peri_runtime *rt, int names);
 /* Whether there are none, as far as one can tell without looking. */
