@@ -2,9 +2,9 @@
  * codec.c: how Lua values travel between Lua states.
  *
  * Worker states share nothing with the state that sends them work, so every
- * argument and result is copied: encode.c writes values into a message, bytes
- * that belong to no state, and decode.c makes new values of them in the state
- * that reads. What a message holds is written down in wire.h.
+ * argument and result is copied: encode.c writes values into a message, which
+ * belongs to no state, and decode.c makes new values of it in the state that
+ * reads. What a message holds is written down in wire.h.
  *
  * Order. Values are written depth first, each container with its values right
  * behind it. A table or function gets a number when it begins, so that any
@@ -17,11 +17,12 @@
  * and their values wait on the Lua stack, which can grow to a million slots; so
  * a list of 50,000 linked nodes is no danger to the C stack.
  *
- * Functions travel as bytecode with debug information. An upvalue is a place,
- * not a value: the places are numbered too, by lua_upvalueid, and two functions
- * of one message that shared a place share one again. A local function that
- * calls itself is such a cycle. The upvalue _ENV always is the receiver's
- * globals, whatever it was here.
+ * Functions travel as bytecode with debug information: a chunk beside the bytes,
+ * which is made once and which threads share; a process is sent it once
+ * (chunks.c, message.c). An upvalue is a place, not a value: the places are
+ * numbered too, by lua_upvalueid, and two functions of one message that shared a
+ * place share one again. A local function that calls itself is such a cycle. The
+ * upvalue _ENV always is the receiver's globals, whatever it was here.
  *
  * Names (names.c). A module is never copied, and neither are its functions and
  * classes: they go as "module, key" and the receiver requires the module. So do
@@ -34,14 +35,24 @@
  * unknown to a worker. Error classes are told by their registered names and
  * made anew, with the same base, where that name is unknown.
  *
+ * Handles (handles.c). A loop, and what peri.ref has wrapped, stay where they are:
+ * a number goes, and comes home as what it stands for.
+ *
+ * Speed. Most messages are a function that was sent before and a few values
+ * without parts, or such values alone. Those are written and read in one loop;
+ * the first value that needs more has places made on the Lua stack for what the
+ * rest takes. The first few objects of a message are found by their addresses,
+ * only then a table is made for them.
+ *
  * Trust. Bytecode can do anything to the process. decode.c checks every length,
  * number and type against the message and raises an error for what does not
  * fit, but it takes functions, modules that are yet to be loaded and new
  * classes only from messages that our own workers wrote.
  *
- * Memory. Buffers are malloc's and owned by whoever called: encoding may raise
- * at any point, and the caller's userdata frees the bytes. All else that the
- * codec needs while it works stands on the Lua stack.
+ * Memory. Messages are malloc's and owned by whoever called: encoding may raise at
+ * any point, and the caller's userdata frees them. All else that the codec needs
+ * while it works stands on the Lua stack. A long string is copied once, into the
+ * message, and once out of it.
  */
 #include <string.h>
 

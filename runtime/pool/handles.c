@@ -137,7 +137,7 @@ int peri__handle_where(lua_State *L)
 {
   const peri__handle *handle = luaL_testudata(L, 1, LOOP_HANDLE);
   if (handle == NULL)
-    peri__arg_type_error(L, peri__rt(L), 1, "LoopHandle");
+    return 0;
   lua_pushinteger(L, (lua_Integer)handle->peer);
   lua_pushinteger(L, (lua_Integer)handle->home);
   lua_pushinteger(L, (lua_Integer)handle->id);

@@ -290,6 +290,31 @@ describe("registered classes", function()
     assert.is_true(back[1].keys.a)
   end)
 
+  it("may unpack to nil, again and again", function()
+    local Gone = {}
+    multiprocessing.register("spec.Gone", Gone, { pack = function() end, unpack = function() end })
+    local gone = setmetatable({}, Gone)
+    assert.same({ n = 3, nil, nil, 5 }, table.pack(copy(gone, gone, 5)))
+  end)
+
+  it("pass errors of pack and unpack on", function()
+    local Bad = {}
+    multiprocessing.register("spec.Bad", Bad, {
+      pack = function(bad) if bad.packs then return 1 end error("no pack", 0) end,
+      unpack = function() error("no unpack", 0) end,
+    })
+    assert.has_error(function() copy(setmetatable({}, Bad)) end, "no pack")
+    assert.has_error(function() copy(setmetatable({ packs = true }, Bad)) end, "no unpack")
+  end)
+
+  it("do not stand for values, in a message from nowhere", function()
+    local message = native.encode(Point.new(1, 2))
+    -- version, one value, TAG_CLASS and what follows it
+    local class = message:sub(4, 5 + #"spec.Point")
+    raises(peri.ValueError, "damaged message: a class stands for a value",
+      native.decode, "\1\1" .. class, true)
+  end)
+
   it("refuse an object that is part of what it packs", function()
     local set = make_set("a")
     set.keys = { [set] = true }
@@ -312,6 +337,28 @@ describe("registered classes", function()
     end, Point.new(1, 2)):await()
     assert.same({ 3, 0, 7 }, { sum, none, moved:sum() })
     assert.is_true(getmetatable(moved) == Point)
+  end)
+end)
+
+describe("handles", function()
+  it("come home as what they stand for", function()
+    local loop, stray = peri.get_running_loop(), coroutine.create(print)
+    local ref = peri.ref(stray)
+    local back = copy { loop, { ref, ref }, peri.ref(nil) }
+    assert.is_true(back[1] == loop and back[2][1] == stray and back[2][2] == stray)
+    assert.is_nil(back[3])
+  end)
+
+  it("are lost if nobody keeps them", function()
+    local message = native.encode(peri.ref {})
+    collectgarbage()
+    collectgarbage()
+    raises(peri.RuntimeError, "the value that a ref stands for has gone", native.decode, message)
+  end)
+
+  it("of loops have the methods that other states need", function()
+    raises(peri.TypeError, "bad argument #1 to 'call_soon_threadsafe' (a LoopHandle expected, got table)",
+      native.LoopHandle.call_soon_threadsafe, {}, print)
   end)
 end)
 
