@@ -20,7 +20,7 @@ static const char values[] =
     "local function increment() count = count + 1 return count, name end\n"
     "values = { 1, 2.5, 'three', name, true, x = { y = {} } }\n"
     "values.self = values\n"
-    "for i = 1, 20 do values[#values + 1] = { i, increment } end\n"
+    "for i = 1, 6 do values[#values + 1] = { i, increment } end\n"
     "values.set = setmetatable({ {}, 'two' }, Set)\n"
     "values.fns = { increment, function() return count end, print, "
     "peri.sleep,\n"
