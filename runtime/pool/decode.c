@@ -34,7 +34,6 @@ int peri__distrust(decoder *d, const char *what)
                      "message from an untrusted source: %s", what);
 }
 
-/* Pushes a string that must come next; returns it. */
 const char *peri__get_string(decoder *d)
 {
   int tag = get_byte(d);
@@ -61,7 +60,6 @@ uint32_t peri__give_number(decoder *d)
   return ++d->given;
 }
 
-/* The value on top is object number id. */
 void peri__set_object(decoder *d, uint32_t id)
 {
   if (id <= FEW) {

@@ -63,7 +63,6 @@ static void make_class(decoder *d)
   lua_rawset(L, d->late);
 }
 
-/* Returns whether it is complete. */
 bool peri__get_class(decoder *d)
 {
   lua_State *L = d->L;
@@ -93,8 +92,8 @@ bool peri__get_class(decoder *d)
   return false;
 }
 
-/* The entry on top is complete. Its metatable's module may have registered the
- * class meanwhile: then that entry counts. */
+/* The metatable's module may have registered the class meanwhile: then that entry
+ * counts. */
 void peri__publish_class(decoder *d, uint32_t id)
 {
   lua_State *L = d->L;
@@ -127,7 +126,6 @@ void peri__set_error(decoder *d, int slot)
   lua_setmetatable(L, slot);
 }
 
-/* The traceback on top (popped) is that of the error at slot. */
 void peri__set_trace(decoder *d, int slot)
 {
   lua_State *L = d->L;
@@ -136,7 +134,6 @@ void peri__set_trace(decoder *d, int slot)
   lua_pop(L, 1);
 }
 
-/* The class on top (popped) is that of the table at slot. */
 void peri__set_class(decoder *d, int slot)
 {
   lua_State *L = d->L;
@@ -157,7 +154,6 @@ void peri__set_class(decoder *d, int slot)
   lua_pop(L, 2);
 }
 
-/* Objects that came before their class was complete. */
 void peri__set_late_classes(decoder *d)
 {
   lua_State *L = d->L;
@@ -171,7 +167,6 @@ void peri__set_late_classes(decoder *d)
   }
 }
 
-/* Replaces the class on top by its unpack. */
 void peri__set_unpack(decoder *d)
 {
   lua_State *L = d->L;
@@ -180,7 +175,6 @@ void peri__set_unpack(decoder *d)
   lua_replace(L, -2);
 }
 
-/* Returns whether it is complete. */
 bool peri__get_error_class(decoder *d)
 {
   lua_State *L = d->L;
@@ -203,8 +197,6 @@ bool peri__get_error_class(decoder *d)
   return true;
 }
 
-/* The name and base of an error class are on top; the class takes their place.
- */
 void peri__set_error_class(decoder *d, peri__frame *frame)
 {
   lua_State *L = d->L;

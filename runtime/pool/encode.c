@@ -14,7 +14,7 @@
  */
 #include "io/io.h"
 #include "pool/handles.h"
-/* Raises the TypeError for the value that is being written. */
+
 int peri__refuse(encoder *e, const char *format, ...)
 {
   va_list arguments;
@@ -39,17 +39,18 @@ int peri__seen(encoder *e)
   return e->seen;
 }
 
-/* Gives the value on top the next object number. */
 uint32_t peri__mark(encoder *e)
 {
   lua_State *L = e->L;
   uint32_t id = ++e->objects;
+  bool light = lua_islightuserdata(L, -1); /* its address is not its own */
   if (id <= FEW) {
-    bool light = lua_islightuserdata(L, -1); /* its address is not its own */
     e->first_objects[id - 1] = light ? NULL : lua_topointer(L, -1);
     lua_copy(L, -1, e->kept + (int)id);
     return id;
   }
+  if (light)
+    return id;
   peri__seen(e);
   if (lua_type(L, -1) == LUA_TSTRING) { /* by address: Lua would hash all */
     lua_pushvalue(L, -1);
@@ -94,7 +95,6 @@ static bool is_being_packed(encoder *e, uint32_t id)
   return false;
 }
 
-/* Writes a REF for the value on top and pops it, if it was sent before. */
 bool peri__put_again(encoder *e)
 {
   uint32_t id = number_of(e);
@@ -126,8 +126,6 @@ static int classes(encoder *e)
   return e->classes;
 }
 
-/* Pushes what the names say of the value on top: the bytes of its name, what a
- * function has instead, or nil. Returns the type. */
 int peri__push_known(encoder *e)
 {
   lua_State *L = e->L;
@@ -142,7 +140,6 @@ int peri__push_known(encoder *e)
   return lua_rawget(L, e->names);
 }
 
-/* Writes the name on top for the value below it and pops both. */
 void peri__put_known(encoder *e)
 {
   size_t length;
@@ -153,7 +150,6 @@ void peri__put_known(encoder *e)
   lua_pop(e->L, 1);
 }
 
-/* Writes the name of the value on top and pops it, if it has one. */
 bool peri__put_name(encoder *e)
 {
   if (peri__push_known(e) == LUA_TSTRING) {
@@ -167,7 +163,6 @@ bool peri__put_name(encoder *e)
 /* -- Values ------------------------------------------------------------------
  */
 
-/* Opens a frame for the value on top. */
 peri__frame *peri__open_frame(encoder *e, peri__frame_kind kind)
 {
   peri__frame *frame = peri__frames_push(e->L, &e->frames);
@@ -427,7 +422,6 @@ static void put_class(encoder *e)
     peri__open_frame(e, FRAME_CLASS)->next = CLASS_NAME;
 }
 
-/* Writes the value on top; true if its frame is open now. */
 bool peri__put_child(encoder *e)
 {
   if (put_simple(e, -1, lua_type(e->L, -1))) {

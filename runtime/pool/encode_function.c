@@ -149,6 +149,7 @@ void peri__put_function(encoder *e)
     peri__refuse(e, "C function");
   peri__put_name(e);
 }
+
 /* NULL: the function at idx has none yet. */
 static const peri__code *known_code(lua_State *L, peri_runtime *rt, int idx)
 {
