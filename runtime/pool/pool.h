@@ -4,7 +4,9 @@
 
 #include <lua.h>
 
-/* Pushes the module perilune._pool. Raises if the state has no runtime. */
+/* Push the modules perilune._pool and perilune._codec. Raise if the state has no
+ * runtime. */
 int peri__pool_open(lua_State *L);
+int peri__codec_open(lua_State *L);
 
 #endif

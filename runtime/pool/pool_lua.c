@@ -1,7 +1,6 @@
 /*
- * pool_lua.c: the module perilune._pool, which perilune.futures and
- * perilune.multiprocessing stand on: thread pools as their owner sees them, and
- * the codec.
+ * pool_lua.c: the module perilune._pool, which perilune.futures stands on: thread
+ * pools as their owner sees them.
  *
  * Life. A pool is a userdata. From its first job on it stands in the table of
  * pools in the registry, until its threads have ended: what nobody holds any
@@ -21,17 +20,13 @@
 #include "pool/wire.h"
 
 #define POOL "perilune.ThreadPool"
-#define BUFFER "perilune.Buffer"
 
 /* User values of a pool. */
 enum {
   PENDING = 1, /* job to future */
   WAITERS,     /* futures that are done when the threads have ended */
-  SPARE        /* a buffer that nobody uses, or nil */
+  SPARE        /* a message that nobody uses, or nil */
 };
-
-/* Messages up to this size are copied out of the buffer they were made in. */
-enum { COPIED = 32768 };
 
 typedef struct owned_pool {
   peri__thread_pool *pool;
@@ -148,15 +143,15 @@ static int settle_future(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__job *job = lua_touserdata(L, 2);
   const char *broken = lua_touserdata(L, 3);
-  const peri__buffer *out = &job->out;
+  peri__peer worker = {.trusted = true};
   switch (job->outcome) {
   case PERI__JOB_RETURNED: {
-    int n = peri__decode(L, rt, out->data, out->length, true);
+    int n = peri__decode(L, rt, &job->out, &worker);
     peri__future_resolve(L, rt, 1, n);
     return 0;
   }
   case PERI__JOB_RAISED:
-    peri__decode(L, rt, out->data, out->length, true);
+    peri__decode(L, rt, &job->out, &worker);
     add_trace(L, rt, 4);
     break;
   case PERI__JOB_STUCK:
@@ -256,49 +251,32 @@ static void deliver(lua_State *L, void *argument)
   lua_settop(L, idx - 1);
 }
 
-/* -- Buffers --------------------------------------------------------------- */
+/* -- Messages -------------------------------------------------------------- */
 
-/* A buffer to make a message in; the pool's spare one if there is one. */
-static peri__buffer *push_buffer(lua_State *L, int pool)
+/* A message to be filled; the pool's spare one if there is one. */
+static peri__message *push_message(lua_State *L, int pool)
 {
-  peri__buffer *buffer;
+  peri__message *message;
   if (lua_getiuservalue(L, pool, SPARE) == LUA_TUSERDATA) {
     lua_pushnil(L);
     lua_setiuservalue(L, pool, SPARE);
-    buffer = lua_touserdata(L, -1);
-    buffer->length = 0;
-    return buffer;
+    message = lua_touserdata(L, -1);
+    peri__message_clear(message);
+    return message;
   }
   lua_pop(L, 1);
-  buffer = lua_newuserdatauv(L, sizeof *buffer, 0);
-  *buffer = (peri__buffer){0};
-  luaL_setmetatable(L, BUFFER);
-  return buffer;
+  return peri__message_push(L);
 }
 
-static int l_buffer_gc(lua_State *L)
-{
-  peri__buffer_fini(lua_touserdata(L, 1));
-  return 0;
-}
-
-/* A job of the message in the buffer on top, which becomes the pool's spare. */
+/* A job of the message on top, whose userdata becomes the pool's spare. */
 static peri__job *make_job(lua_State *L, int pool)
 {
-  peri__buffer *message = lua_touserdata(L, -1);
+  peri__message *message = lua_touserdata(L, -1);
   peri__job *job = calloc(1, sizeof *job);
   if (job == NULL)
     luaL_error(L, "not enough memory");
-  if (message->length > COPIED) {
-    job->in = *message;
-    *message = (peri__buffer){0};
-  } else if (peri__buffer_reserve(&job->in, message->length) == 0) {
-    memcpy(job->in.data, message->data, message->length);
-    job->in.length = message->length;
-  } else {
-    free(job);
-    luaL_error(L, "not enough memory");
-  }
+  job->in = *message;
+  *message = (peri__message){0};
   lua_setiuservalue(L, pool, SPARE);
   return job;
 }
@@ -354,11 +332,11 @@ static int l_thread_pool(lua_State *L)
   luaL_setmetatable(L, POOL);
   lua_newtable(L);
   lua_setiuservalue(L, idx, PENDING);
-  peri__buffer *message = push_buffer(L, idx);
+  peri__message *message = push_message(L, idx);
   if (n > 0 && !lua_isnil(L, 3))
-    peri__encode(L, rt, 3, n, PERI__MESSAGE_CALL, message);
+    peri__encode(L, rt, 3, n, PERI__MESSAGE_CALL, true, message);
   peri__worker_setup setup = {.initializer = *message};
-  *message = (peri__buffer){0};
+  *message = (peri__message){0};
   fill_options(rt, &setup.options);
   setup.path = copy_path(L, "path");
   setup.cpath = copy_path(L, "cpath");
@@ -396,8 +374,9 @@ static int l_submit(lua_State *L)
   int n = lua_gettop(L) - 2;
   peri__check_future(L, rt, 2);
   check_takes_jobs(L, rt, owned);
-  peri__buffer *message = push_buffer(L, 1);
-  peri__encode(L, rt, 3, n, PERI__MESSAGE_CALL, message);
+  peri__message *message = push_message(L, 1);
+  peri__encode(L, rt, 3, n, PERI__MESSAGE_CALL, true, message);
+  lua_pop(L, 1);
   if (!is_anchored(L, owned))
     anchor(L, 1);
   lua_getiuservalue(L, 1, PENDING);
@@ -562,27 +541,7 @@ static void close_pools(void *argument)
   lua_settop(L, top);
 }
 
-/* -- The codec ------------------------------------------------------------- */
-
-/* encode(...) -> bytes */
-static int l_encode(lua_State *L)
-{
-  int n = lua_gettop(L);
-  peri__buffer *buffer = lua_newuserdatauv(L, sizeof *buffer, 0);
-  *buffer = (peri__buffer){0};
-  luaL_setmetatable(L, BUFFER);
-  peri__encode(L, peri__rt(L), 1, n, PERI__MESSAGE_VALUES, buffer);
-  lua_pushlstring(L, buffer->data, buffer->length);
-  return 1;
-}
-
-/* decode(bytes, trusted) -> ... */
-static int l_decode(lua_State *L)
-{
-  size_t length;
-  const char *bytes = luaL_checklstring(L, 1, &length);
-  return peri__decode(L, peri__rt(L), bytes, length, lua_toboolean(L, 2));
-}
+/* -- The module ------------------------------------------------------------ */
 
 /* cpu_count(): how many threads can run at once here. */
 static int l_cpu_count(lua_State *L)
@@ -590,8 +549,6 @@ static int l_cpu_count(lua_State *L)
   lua_pushinteger(L, uv_available_parallelism());
   return 1;
 }
-
-/* -- The module ------------------------------------------------------------ */
 
 static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"withdraw", l_withdraw},
@@ -603,9 +560,7 @@ static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {NULL, NULL}};
 
 static const luaL_Reg functions[] = {
-    {"thread_pool", l_thread_pool}, {"register", peri__codec_register},
-    {"encode", l_encode},           {"decode", l_decode},
-    {"cpu_count", l_cpu_count},     {NULL, NULL}};
+    {"thread_pool", l_thread_pool}, {"cpu_count", l_cpu_count}, {NULL, NULL}};
 
 static void push_functions(lua_State *L, peri_runtime *rt, const luaL_Reg *list)
 {
@@ -627,12 +582,10 @@ static void make_metatable(lua_State *L, peri_runtime *rt, const char *name,
 
 int peri__pool_open(lua_State *L)
 {
-  static const luaL_Reg none[] = {{NULL, NULL}};
   peri_runtime *rt = peri_of(L);
   if (rt == NULL)
     return luaL_error(L, "there is no runtime on this state");
   make_metatable(L, rt, POOL, l_pool_gc, methods);
-  make_metatable(L, rt, BUFFER, l_buffer_gc, none);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
   peri__at_close(L, close_pools, rt);

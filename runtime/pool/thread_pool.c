@@ -58,8 +58,8 @@ typedef struct thread_start {
 
 void peri__job_free(peri__job *job)
 {
-  peri__buffer_fini(&job->in);
-  peri__buffer_fini(&job->out);
+  peri__message_fini(&job->in);
+  peri__message_fini(&job->out);
   free(job->text);
   free(job);
 }

@@ -22,7 +22,7 @@ typedef struct peri__job {
   peri_node node; /* in the queue, or among those done */
   bool queued;
   peri__outcome outcome;
-  peri__buffer in, out;
+  peri__message in, out;
   char *text;
   const char *worker; /* the name of the one that runs it */
 } peri__job;
@@ -35,8 +35,8 @@ void peri__jobs_free(peri_list *jobs);
 /* What every worker's state begins with; not changed once threads run. */
 typedef struct peri__worker_setup {
   peri_options options;
-  char *path, *cpath;       /* package.path and package.cpath */
-  peri__buffer initializer; /* a message: function, arguments; or empty */
+  char *path, *cpath;        /* package.path and package.cpath */
+  peri__message initializer; /* a message: function, arguments; or empty */
 } peri__worker_setup;
 
 typedef struct peri__worker {

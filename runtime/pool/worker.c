@@ -22,9 +22,9 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 {
   peri__job *job = (peri__job *)context;
   (void)status;
-  job->out.length = 0;
+  peri__message_clear(&job->out);
   peri__encode(L, peri__rt(L), JOB + 1, lua_gettop(L) - JOB,
-               PERI__MESSAGE_RESULTS, &job->out);
+               PERI__MESSAGE_RESULTS, true, &job->out);
   job->outcome = PERI__JOB_RETURNED;
   return 0;
 }
@@ -33,8 +33,8 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  int n = peri__decode(L, peri__rt(L), job->in.data, job->in.length, true);
-  peri__buffer_fini(&job->in);
+  peri__peer owner = {.trusted = true};
+  int n = peri__decode(L, peri__rt(L), &job->in, &owner);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -43,8 +43,8 @@ static int job_body(lua_State *L)
 static int encode_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  job->out.length = 0;
-  peri__encode(L, peri__rt(L), 2, 2, PERI__MESSAGE_ERROR, &job->out);
+  peri__message_clear(&job->out);
+  peri__encode(L, peri__rt(L), 2, 2, PERI__MESSAGE_ERROR, true, &job->out);
   job->outcome = PERI__JOB_RAISED;
   return 0;
 }
@@ -139,7 +139,8 @@ static int set_paths(lua_State *L)
 static int describe_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, 1);
-  peri__decode(L, peri__rt(L), job->out.data, job->out.length, true);
+  peri__peer self = {.trusted = true};
+  peri__decode(L, peri__rt(L), &job->out, &self);
   job->text = strdup(peri__describe(L, 2));
   return 0;
 }
@@ -189,13 +190,12 @@ void peri__worker_run(peri__worker *worker, peri__job *job)
 /* Runs the initializer. NULL: it has ended well. */
 static peri__job *run_initializer(peri__worker *worker)
 {
-  const peri__buffer *message = &worker->setup->initializer;
   peri__job *job = calloc(1, sizeof *job);
-  if (job == NULL || peri__buffer_reserve(&job->in, message->length) < 0)
+  if (job == NULL)
     return job;
-  memcpy(job->in.data, message->data, message->length);
-  job->in.length = message->length;
+  job->in = worker->setup->initializer; /* lent: it is every worker's */
   peri__worker_run(worker, job);
+  job->in = (peri__message){0};
   if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
     call(worker->rt, describe_error, job);
   return job;
@@ -208,7 +208,7 @@ int peri__worker_open(peri__worker *worker, char **text)
     return 0;
   int status = peri_new(&worker->rt, &setup->options);
   if (status == PERI_OK && call(worker->rt, set_paths, setup)) {
-    if (setup->initializer.length == 0)
+    if (setup->initializer.bytes.length == 0)
       return 0;
     peri__job *job = run_initializer(worker);
     bool well = job != NULL && job->outcome == PERI__JOB_RETURNED;
@@ -237,7 +237,7 @@ void peri__worker_close(peri__worker *worker)
 
 void peri__worker_setup_fini(peri__worker_setup *setup)
 {
-  peri__buffer_fini(&setup->initializer);
+  peri__message_fini(&setup->initializer);
   free(setup->path);
   free(setup->cpath);
   *setup = (peri__worker_setup){0};
