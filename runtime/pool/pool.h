@@ -1,8 +1,128 @@
-/* pool.h: what the runtime opens of pool/. */
+/*
+ * pool.h: jobs and pools: the seam between those who submit jobs (executor.c,
+ * the owner's side) and what carries them: threads (thread_pool.c) or processes
+ * (process_pool.c).
+ *
+ * A job is a message in (codec.h: a function and its arguments), an outcome, and
+ * a message out. Its memory is the submitter's. A carrier has it from submit
+ * until it passes it to peri__job_done, or until withdraw gives it back; then
+ * it touches it no more.
+ */
 #ifndef PERI_POOL_H
 #define PERI_POOL_H
 
-#include <lua.h>
+#include "pool/codec.h"
+
+/* How a job ended. */
+typedef enum peri__outcome {
+  PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */
+  PERI__JOB_RETURNED, /* out: its results */
+  PERI__JOB_RAISED,   /* out: the error, and its traceback or nil */
+  PERI__JOB_STUCK,    /* it would have waited for ever: text, as above */
+  PERI__JOB_BROKEN    /* the pool is: its `broken` tells why */
+} peri__outcome;
+
+/* What its carrier knows of a job. */
+typedef enum peri__job_state {
+  PERI__JOB_QUEUED,
+  PERI__JOB_RUNS, /* a worker has taken it */
+  PERI__JOB_DONE
+} peri__job_state;
+
+enum { PERI__JOB_ROOM = 64 };
+
+typedef struct peri__home peri__home;
+
+typedef struct peri__job {
+  peri_node node;       /* the carrier's; home's when it is done */
+  peri__home *home;     /* where it comes back to */
+  void *carrier;        /* whatever the carrier needs */
+  atomic_uchar state;   /* peri__job_state */
+  uint8_t outcome;      /* peri__outcome */
+  uint16_t retries;     /* may be tried so often again if its worker dies */
+  peri__buffer in, out; /* for reading; see peri__job_put */
+  char *text;           /* malloc's */
+  struct peri__worker *worker; /* that runs it */
+  char room[PERI__JOB_ROOM];   /* a small message, in or out */
+} peri__job;
+
+void peri__job_init(peri__job *job, peri__home *home);
+void peri__job_fini(peri__job *job);
+/* The message is not needed any more. */
+void peri__job_drop(peri__job *job, peri__buffer *message);
+
+/* Puts a message into job->in or job->out: small ones are copied (into the job
+ * itself, so that out takes the place of in), of others it takes the memory.
+ * The message is empty afterwards. Does not fail. */
+void peri__job_put(peri__job *job, peri__buffer *where, peri__buffer *message);
+
+/* -- Where jobs come back to ----------------------------------------------- */
+
+/* One for each runtime that submits to a pool. */
+struct peri__home {
+  peri_runtime *rt;
+  peri_post_cb deliver; /* is posted to rt when there is something for it */
+  void *argument;
+  _Atomic(peri_node *) done; /* jobs, the last one first, linked by link.next */
+  atomic_bool posted;
+};
+
+void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
+                     void *argument);
+/* Leaves a job that has ended; however many come, they cost one post until the
+ * owner looks. Any thread. */
+void peri__job_done(peri__job *job);
+/* Has deliver called once more. Any thread. */
+void peri__home_notify(peri__home *home);
+/* Moves all that came, in the order of their ending, to the end of a list. The
+ * home's thread. */
+void peri__home_take(peri__home *home, peri_list *done);
+
+/* -- Pools ----------------------------------------------------------------- */
+
+typedef struct peri__pool peri__pool;
+
+/* What a kind of pool can do. All are called on the owner's thread, and none
+ * raises. */
+typedef struct peri__pool_ops {
+  const char *broken_class; /* the error class of a broken pool */
+  /* Takes the job. 0, or a libuv error: then the job is the caller's. Not
+   * called after close, nor on a broken pool. */
+  int (*submit)(peri__pool *pool, peri__job *job);
+  /* Gives the job back, if it has not begun. */
+  bool (*withdraw)(peri__pool *pool, peri__job *job);
+  /* The same for all that have not begun, in order, to the end of a list. */
+  void (*withdraw_all)(peri__pool *pool, peri_list *jobs);
+  /* Whether a worker has begun it. */
+  bool (*running)(peri__pool *pool, const peri__job *job);
+  /* Asks a job that runs to stop; how it ended is told as ever. False: it does
+   * not run, or nothing can be done. */
+  bool (*interrupt)(peri__pool *pool, peri__job *job);
+  /* A task of this loop submits or waits: results are to come while that runs.
+   * NULL: nothing to be done. A libuv error otherwise. */
+  int (*attach)(peri__pool *pool, lua_State *L, peri_loop *loop);
+  /* No more jobs will come: workers end when there are none left. When the last
+   * has, `ended` is set and the home notified; at once if there never was one,
+   * and then nobody is notified. */
+  void (*close)(peri__pool *pool);
+  /* Blocks until the workers of a closed pool have ended, and their jobs have
+   * come home. */
+  void (*join)(peri__pool *pool);
+  /* Of a joined pool, or one that never had a job. */
+  void (*free)(peri__pool *pool);
+} peri__pool_ops;
+
+/* The head of every pool. */
+struct peri__pool {
+  const peri__pool_ops *ops;
+  peri__home *home;
+  bool closed;
+  atomic_size_t pending; /* submitted jobs, until their futures know */
+  atomic_bool ended;     /* closed, and all workers gone */
+  /* Why it takes no jobs, to follow "the pool is broken" (", its initializer
+   * failed: ..."), or NULL; the text lives as long as the pool. */
+  _Atomic(const char *) broken;
+};
 
 /* Pushes the module perilune._pool. Raises if the state has no runtime. */
 int peri__pool_open(lua_State *L);

@@ -1,5 +1,5 @@
 /*
- * worker.c: what a worker thread does with a job.
+ * worker.c: what a worker does with a job.
  *
  * A job is the main task of the worker's own loop: it may wait, and make tasks,
  * which are cancelled and waited for when it ends. The function job_main is
@@ -11,20 +11,28 @@
  */
 #include <string.h>
 
-#include "pool/thread_pool.h"
+#include "pool/worker.h"
 
 /* Places on the stack of job_main and of what it calls under protection. */
 enum { JOB = 1, HANDLER = 2 };
 
 /* -- Inside the task ------------------------------------------------------- */
 
+/* The values become the job's message out. */
+static void encode(lua_State *L, peri__job *job, int first, int n,
+                   peri__message_kind kind)
+{
+  peri__buffer *message = &job->worker->out;
+  message->length = 0;
+  peri__encode(L, peri__rt(L), first, n, kind, message);
+  peri__job_put(job, &job->out, message);
+}
+
 static int encode_results(lua_State *L, int status, lua_KContext context)
 {
   peri__job *job = (peri__job *)context;
   (void)status;
-  job->out.length = 0;
-  peri__encode(L, peri__rt(L), JOB + 1, lua_gettop(L) - JOB,
-               PERI__MESSAGE_RESULTS, &job->out);
+  encode(L, job, JOB + 1, lua_gettop(L) - JOB, PERI__MESSAGE_RESULTS);
   job->outcome = PERI__JOB_RETURNED;
   return 0;
 }
@@ -34,7 +42,7 @@ static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
   int n = peri__decode(L, peri__rt(L), job->in.data, job->in.length, true);
-  peri__buffer_fini(&job->in);
+  peri__job_drop(job, &job->in);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -43,8 +51,7 @@ static int job_body(lua_State *L)
 static int encode_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  job->out.length = 0;
-  peri__encode(L, peri__rt(L), 2, 2, PERI__MESSAGE_ERROR, &job->out);
+  encode(L, job, 2, 2, PERI__MESSAGE_ERROR);
   job->outcome = PERI__JOB_RAISED;
   return 0;
 }
@@ -102,7 +109,7 @@ static int job_ended(lua_State *L, int status, lua_KContext context)
     return 0;
   }
   peri__check_stack(L, LUA_MINSTACK);
-  lua_pushfstring(L, "in worker %s", job->worker);
+  lua_pushfstring(L, "in worker %s", job->worker->name);
   peri__trace_label(L, rt, -2, lua_tostring(L, -1));
   lua_pop(L, 1);
   send_error(L, job);
@@ -158,13 +165,13 @@ static bool call(peri_runtime *rt, lua_CFunction function, const void *argument)
   return false;
 }
 
-static char *tell_failure(peri_runtime *rt, int status)
+static char *tell_failure(const peri__worker *worker, int status)
 {
   char text[80];
   if (status != PERI_EEXIT)
-    return strdup(peri_error(rt));
-  snprintf(text, sizeof text, "os.exit(%d) was called in a worker thread",
-           peri_exit_code(rt));
+    return strdup(peri_error(worker->rt));
+  snprintf(text, sizeof text, "os.exit(%d) was called in a worker %s",
+           peri_exit_code(worker->rt), worker->kind);
   return strdup(text);
 }
 
@@ -172,7 +179,7 @@ void peri__worker_run(peri__worker *worker, peri__job *job)
 {
   lua_State *L = peri_state(worker->rt);
   job->outcome = PERI__JOB_FAILED;
-  job->worker = worker->name;
+  job->worker = worker;
   lua_pushlightuserdata(L, worker->rt);
   lua_pushcclosure(L, job_main, 1);
   lua_pushlightuserdata(L, job);
@@ -182,23 +189,21 @@ void peri__worker_run(peri__worker *worker, peri__job *job)
   /* The job may have ended well, and a task that it left behind badly. */
   if ((job->outcome == PERI__JOB_FAILED || job->outcome == PERI__JOB_STUCK) &&
       job->text == NULL)
-    job->text = tell_failure(worker->rt, status);
+    job->text = tell_failure(worker, status);
   peri__worker_close(worker);
 }
 
-/* Runs the initializer. NULL: it has ended well. */
-static peri__job *run_initializer(peri__worker *worker)
+/* Runs the initializer, as a job. */
+static void run_initializer(peri__worker *worker, peri__job *job)
 {
   const peri__buffer *message = &worker->setup->initializer;
-  peri__job *job = calloc(1, sizeof *job);
-  if (job == NULL || peri__buffer_reserve(&job->in, message->length) < 0)
-    return job;
+  if (peri__buffer_reserve(&job->in, message->length) < 0)
+    return;
   memcpy(job->in.data, message->data, message->length);
   job->in.length = message->length;
   peri__worker_run(worker, job);
   if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
     call(worker->rt, describe_error, job);
-  return job;
 }
 
 int peri__worker_open(peri__worker *worker, char **text)
@@ -210,14 +215,13 @@ int peri__worker_open(peri__worker *worker, char **text)
   if (status == PERI_OK && call(worker->rt, set_paths, setup)) {
     if (setup->initializer.length == 0)
       return 0;
-    peri__job *job = run_initializer(worker);
-    bool well = job != NULL && job->outcome == PERI__JOB_RETURNED;
-    if (job != NULL) {
-      *text = job->text;
-      job->text = NULL;
-      peri__job_free(job);
-    }
-    if (well)
+    peri__job job;
+    peri__job_init(&job, NULL);
+    run_initializer(worker, &job);
+    *text = job.text;
+    job.text = NULL;
+    peri__job_fini(&job);
+    if (job.outcome == PERI__JOB_RETURNED)
       return 0;
     peri__worker_close(worker);
     return -1;
@@ -233,6 +237,7 @@ void peri__worker_close(peri__worker *worker)
 {
   peri_close(worker->rt);
   worker->rt = NULL;
+  peri__buffer_fini(&worker->out);
 }
 
 void peri__worker_setup_fini(peri__worker_setup *setup)
