@@ -168,7 +168,8 @@ typedef enum peri_future_state {
 typedef enum peri_future_kind {
   PERI_KIND_FUTURE,
   PERI_KIND_TASK,
-  PERI_KIND_GATHER
+  PERI_KIND_GATHER,
+  PERI_KIND_JOB /* of a pool (pool/) */
 } peri_future_kind;
 
 enum {
@@ -181,8 +182,9 @@ enum {
 
 struct peri_future {
   peri_list callbacks; /* nodes to make ready when done, in order */
-  peri_loop *loop;
-  int results; /* finished: how many; several stand in a table */
+  peri_loop *loop;     /* NULL: a job's that belongs to none; its callbacks are
+                          made ready in their own loops */
+  int results;         /* finished: how many; several stand in a table */
   uint8_t kind, state, flags;
 };
 
@@ -215,6 +217,8 @@ typedef enum peri_wait_kind {
   PERI_WAIT_DUE,     /* it has run out: in the ready queue, twice in a row */
   PERI_WAIT_FUTURE,  /* task->resource is a future, in its callbacks */
   PERI_WAIT_SEVERAL, /* task->resource is a peri_several */
+  PERI_WAIT_RESULT,  /* as PERI_WAIT_FUTURE, but a cancellation of the task does
+                        not concern the future */
   PERI_WAIT_TURN,    /* task->resource is a line of waiters, task->turn in it */
   PERI_WAIT_RUN      /* another loop runs to its end */
 } peri_wait_kind;
@@ -359,6 +363,7 @@ struct peri_run_record {
   X(FUTURE)     /* metatables */                                               \
   X(TASK)                                                                      \
   X(GATHER)                                                                    \
+  X(JOB)                                                                       \
   X(LINK)                                                                      \
   X(HANDLE)                                                                    \
   X(LOOP_META)                                                                 \
@@ -448,7 +453,7 @@ struct peri_runtime {
 
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
-  const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
+  const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
       *meta_crew;
   const void *sentinel[PERI_SENTINEL_COUNT];
@@ -491,7 +496,11 @@ struct peri_runtime {
   struct peri_signal_use *signal_uses;   /* watch.c */
   struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   void (*flush_stdio)(peri_runtime *rt); /* for print; NULL: not needed */
-  bool warns, warning_continues;         /* of the state's warn() */
+  /* pool/: cancel() of the pending future of a job at idx; another loop runs,
+   * or none. */
+  bool (*job_cancel)(lua_State *L, peri_runtime *rt, int idx, int message_idx);
+  void (*run_changed)(lua_State *L, peri_runtime *rt);
+  bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };
@@ -756,8 +765,17 @@ void peri__unseen_report(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__link_open(lua_State *L, peri_runtime *rt);
 int peri__add_done_callback(lua_State *L); /* methods of futures */
 int peri__remove_done_callback(lua_State *L);
+/* A method of futures that belong to no loop: fn(future) is called where the
+ * future becomes done, or here and now if it is done. */
+int peri__add_inline_callback(lua_State *L);
 /* Anchors the links of the done future at idx, and gives it to them. */
 void peri__links_anchor(lua_State *L, peri_future *future, int idx);
+/* The same for a future without a loop, in two steps: before it is made done the
+ * inline callbacks are taken from it, and pushed (nil: none); when it is, they
+ * are called, and popped. Neither needs memory. */
+void peri__links_take(lua_State *L, peri_future *future, int idx);
+void peri__links_call(lua_State *L, peri_runtime *rt);
+peri_loop *peri__link_loop(const peri_node *node);
 /* The link will not be called. */
 void peri__link_drop(peri_node *node);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
@@ -771,6 +789,7 @@ void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
 /* A child has become done: its callback, this node, is due in the next round. */
 void peri__child_ended(peri_node *node);
+peri_loop *peri__child_loop(const peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 
@@ -792,6 +811,7 @@ static inline peri_task *peri__task_now(peri_task *task)
 /* several.c */
 /* A future of a wait for several has ended. */
 void peri__several_ended(peri_node *node);
+peri_loop *peri__several_loop(const peri_node *node);
 /* The wait of the task is over. */
 void peri__several_abandon(peri_task *task);
 void peri__several_open(lua_State *L, peri_runtime *rt);
@@ -1011,6 +1031,7 @@ bool peri__coroutine_taken(lua_State *L, int idx);
 /* crew.c: futures whose endings a scope has a share in */
 void peri__crew_open(lua_State *L, peri_runtime *rt);
 void peri__crew_member(lua_State *L, peri_runtime *rt, peri_node *node);
+peri_loop *peri__crew_loop(const peri_node *node);
 /* The loop of the crew at idx, if it is one, closes. */
 void peri__crew_forget(lua_State *L, peri_runtime *rt, int idx);
 

@@ -624,6 +624,8 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__debug_follow(L, rt);
   peri__async_set(rt,
                   run->loop->kernel != NULL ? &run->loop->kernel->wake : NULL);
+  if (rt->run_changed != NULL)
+    rt->run_changed(L, rt);
 }
 
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
@@ -646,6 +648,8 @@ void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_LOOP);
   rt->run = outer;
   peri__debug_follow(L, rt);
+  if (rt->run_changed != NULL)
+    rt->run_changed(L, rt);
 }
 
 static int drive(lua_State *L)

@@ -2,45 +2,94 @@
  * executor.c: jobs as their owner sees them: submitted, and ended in their
  * futures.
  *
- * Life. An executor is a userdata. From its first job on it stands in the table
- * of executors in the registry, until its workers have ended: what nobody holds
- * any more still does its jobs. The posted function finds it in that table, so
- * a post that comes late, after the runtime has closed the executors, finds
- * nothing. Closing the runtime closes every executor and waits for its workers,
- * which do what is queued first, as Python's do at exit.
+ * Life. What scripts hold is a handle; collecting it closes the pool. The
+ * executor itself stands in the table of executors in the registry from its
+ * first job on until its workers have ended: what nobody holds any more still
+ * does its jobs. The posted function finds it in that table, so a post that
+ * comes late, after the runtime has closed the executors, finds nothing. Closing
+ * the runtime closes every executor and waits for its workers, which do what is
+ * queued first, as Python's do at exit.
  *
- * An executor keeps the futures of its jobs by the address of the job. Each job
- * is an external wait of the runtime from its submission to its end, and an
- * executor that was closed is one until its workers have ended.
+ * A job is part of its future, a userdata, which stands in the executor's table
+ * of futures while the carrier has the job. While there are such jobs the
+ * executor counts as an external wait, and when it was closed, until its workers
+ * have ended.
+ *
+ * Results come in batches, each under one protected call. The future of a job
+ * that run_in_executor made belongs to a loop, and what hangs on it runs there;
+ * others belong to none (job_future.c).
  */
 #include <string.h>
 
 #include "pool/executor.h"
 #include "pool/wire.h"
 
-#define EXECUTOR "perilune.Executor"
+#define EXECUTOR "perilune.ExecutorCore"
+#define HANDLE "perilune.Executor"
 #define BUFFER "perilune.Buffer"
 
-/* User values of a pool. */
 enum {
-  PENDING = 1, /* job to future */
-  WAITERS,     /* futures that are done when the threads have ended */
-  SPARE        /* a buffer that nobody uses, or nil */
+  FUTURES = PERI__EXECUTOR_FUTURES,
+  WAITERS = PERI__EXECUTOR_WAITERS,
+  SPARE = PERI__EXECUTOR_SPARE
 };
 
-/* Its address is the place of the pools in the registry. */
+/* A handle has one: its executor. */
+typedef struct handle {
+  peri__executor *executor;
+} handle;
+
+/* Its address is the place of the executors in the registry. */
 static const char executors_key = 0;
 
-static void job_free(peri__job *job)
+static inline peri__job_future *node_future(peri_node *node)
 {
-  peri__job_fini(job);
-  free(job);
+  return (peri__job_future *)((char *)node - offsetof(peri__job_future, job) -
+                              offsetof(peri__job, node));
 }
 
-static void jobs_free(peri_list *jobs)
+/* -- The table of executors ------------------------------------------------- */
+
+/* Pushes the table, or pops nothing and returns false: the runtime closes. */
+static bool push_executors(lua_State *L)
 {
-  while (!peri__list_empty(jobs))
-    job_free((peri__job *)peri__list_shift(jobs));
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key) == LUA_TTABLE)
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* The executor at idx, in the table that is there. */
+static void anchor(lua_State *L, peri__executor *executor, int idx)
+{
+  if (executor->anchored)
+    return;
+  push_executors(L);
+  lua_pushvalue(L, idx);
+  lua_rawsetp(L, -2, executor);
+  lua_pop(L, 1);
+  executor->anchored = true;
+}
+
+/* Pushes the executor if it stands in the table. */
+static bool push_anchored(lua_State *L, const peri__executor *executor)
+{
+  if (!push_executors(L))
+    return false;
+  bool found = lua_rawgetp(L, -1, executor) == LUA_TUSERDATA;
+  lua_remove(L, -2);
+  if (!found)
+    lua_pop(L, 1);
+  return found;
+}
+
+static void unanchor(lua_State *L, peri__executor *executor)
+{
+  push_executors(L);
+  lua_pushnil(L);
+  lua_rawsetp(L, -2, executor);
+  lua_pop(L, 1);
+  executor->anchored = false;
 }
 
 static void close_pool(peri__executor *executor)
@@ -49,64 +98,52 @@ static void close_pool(peri__executor *executor)
   executor->pool->ops->close(executor->pool);
 }
 
-/* -- The table of pools ---------------------------------------------------- */
+/* -- Places ----------------------------------------------------------------- */
 
-static void anchor(lua_State *L, int idx)
+static void reserve_place(lua_State *L, peri__executor *executor)
 {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key);
-  lua_pushvalue(L, idx);
-  lua_rawsetp(L, -2, lua_touserdata(L, idx));
+  if (executor->free_count > 0 || executor->places < executor->capacity)
+    return;
+  uint32_t capacity = executor->capacity ? 2 * executor->capacity : 64;
+  uint32_t *places = realloc(executor->free, capacity * sizeof *places);
+  if (places == NULL)
+    peri__no_memory(L);
+  executor->free = places;
+  executor->capacity = capacity;
+}
+
+static uint32_t take_place(peri__executor *executor)
+{
+  if (executor->free_count > 0)
+    return executor->free[--executor->free_count];
+  return ++executor->places;
+}
+
+/* The carrier has one job more, or less. */
+static void count(peri__executor *executor, int delta)
+{
+  bool had = executor->pending > 0;
+  executor->pending += (uint32_t)delta;
+  atomic_fetch_add(&executor->pool->pending, (size_t)delta);
+  if (had != (executor->pending > 0))
+    peri__external(executor->rt, had ? -1 : 1);
+}
+
+/* The job is the future's alone again. The executor is at idx. */
+static void forget_job(lua_State *L, peri__job_future *future, int idx)
+{
+  peri__executor *executor = future->executor;
+  peri__job_fini(&future->job);
+  future->executor = NULL;
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_pushboolean(L, false); /* keeps the place in the table's array */
+  lua_rawseti(L, -2, future->place);
   lua_pop(L, 1);
+  executor->free[executor->free_count++] = future->place;
+  count(executor, -1);
 }
 
-/* Pushes the pool if it stands in the table. */
-static bool push_anchored(lua_State *L, const peri__executor *executor)
-{
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key) != LUA_TTABLE) {
-    lua_pop(L, 1);
-    return false;
-  }
-  bool found = lua_rawgetp(L, -1, executor) == LUA_TUSERDATA;
-  lua_remove(L, -2);
-  if (!found)
-    lua_pop(L, 1);
-  return found;
-}
-
-static bool is_anchored(lua_State *L, const peri__executor *executor)
-{
-  if (!push_anchored(L, executor))
-    return false;
-  lua_pop(L, 1);
-  return true;
-}
-
-static void unanchor(lua_State *L, const peri__executor *executor)
-{
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key);
-  lua_pushnil(L);
-  lua_rawsetp(L, -2, executor);
-  lua_pop(L, 1);
-}
-
-/* -- Jobs that are done ---------------------------------------------------- */
-
-/* The future at idx, if it may still be given something. */
-static bool is_open(lua_State *L, peri_runtime *rt, int idx)
-{
-  peri_future *future = peri__to_future(L, rt, idx);
-  return future != NULL && future->state == PERI_PENDING &&
-         !future->loop->closed;
-}
-
-/* The error on top ends the future. */
-static void reject(lua_State *L, peri_runtime *rt, int future)
-{
-  if (peri__is_cancelled_error(L, rt, -1))
-    peri__future_settle_cancelled(L, rt, future, true);
-  else
-    peri__future_reject(L, rt, future);
-}
+/* -- Jobs that are done ----------------------------------------------------- */
 
 /* The error at idx, and its traceback behind it unless it has it itself. */
 static void add_trace(lua_State *L, peri_runtime *rt, int idx)
@@ -149,22 +186,15 @@ static void push_stuck(lua_State *L, peri_runtime *rt, const char *text)
   specialise(L, rt, "DeadlockError");
 }
 
-/* [future] [job] [pool]: ends the future as the job did. */
-static int settle_future(lua_State *L)
+/* Pushes the error that the job came to. */
+static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
+                           const peri__job *job)
 {
-  peri_runtime *rt = peri__rt(L);
-  peri__job *job = lua_touserdata(L, 2);
-  peri__pool *pool = lua_touserdata(L, 3);
-  const peri__buffer *out = &job->out;
-  switch (job->outcome) {
-  case PERI__JOB_RETURNED: {
-    int n = peri__decode(L, rt, out->data, out->length, true);
-    peri__future_resolve(L, rt, 1, n);
-    return 0;
-  }
+  int idx = lua_gettop(L) + 1;
+  switch ((peri__outcome)job->outcome) {
   case PERI__JOB_RAISED:
-    peri__decode(L, rt, out->data, out->length, true);
-    add_trace(L, rt, 4);
+    peri__decode(L, rt, job->out.data, job->out.length, true);
+    add_trace(L, rt, idx);
     break;
   case PERI__JOB_STUCK:
     push_stuck(L, rt, job->text);
@@ -175,53 +205,116 @@ static int settle_future(lua_State *L)
   default:
     push_failure(L, rt, job->text);
   }
-  reject(L, rt, 1);
+}
+
+/* Whether the future may still be given something. */
+static bool is_open(const peri__job_future *future)
+{
+  const peri_future *head = &future->future;
+  return head->state == PERI_PENDING &&
+         (head->loop == NULL || !head->loop->closed);
+}
+
+/* The error on top of the stack ends the future at idx. */
+static void reject(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_future *future = lua_touserdata(L, idx);
+  if (future->loop != NULL && peri__is_cancelled_error(L, rt, -1))
+    peri__future_settle_cancelled(L, rt, idx, true);
+  else
+    peri__future_reject(L, rt, idx);
+}
+
+/* Of a batch: what stands on the stack of settle_batch. */
+typedef struct batch {
+  peri__executor *executor;
+  peri__job_future *current; /* whose results are being decoded, or NULL */
+} batch;
+
+/* Ends the future on top of the stack as its job did, with the values above idx
+ * (-1: with the error on top), and pops all that. */
+static void end_future(lua_State *L, peri_runtime *rt, int executor, int idx,
+                       int values)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  bool has_links = future->future.flags & PERI_F_LINKS;
+  bool inline_links = has_links && future->future.loop == NULL;
+  if (inline_links) {
+    peri__links_take(L, &future->future, idx);
+    lua_insert(L, idx + 1);
+  }
+  if (values >= 0)
+    peri__future_resolve(L, rt, idx, values);
+  else
+    reject(L, rt, idx);
+  forget_job(L, future, executor);
+  if (inline_links)
+    peri__links_call(L, rt);
+  lua_settop(L, idx - 1);
+}
+
+/* [executor, batch]: ends the futures of all jobs that are done. */
+static int settle_batch(lua_State *L)
+{
+  enum { EXECUTOR_AT = 1, FUTURES_AT = 3, FUTURE_AT = 4 };
+  peri_runtime *rt = peri__rt(L);
+  batch *this = lua_touserdata(L, 2);
+  peri__executor *executor = this->executor;
+  peri__check_stack(L, PERI_ROOM);
+  lua_getiuservalue(L, EXECUTOR_AT, FUTURES);
+  while (!peri__list_empty(&executor->done)) {
+    peri__job_future *future = node_future(peri__list_shift(&executor->done));
+    peri__job *job = &future->job;
+    lua_rawgeti(L, FUTURES_AT, future->place);
+    if (!is_open(future)) {
+      forget_job(L, future, EXECUTOR_AT);
+      lua_settop(L, FUTURES_AT);
+      continue;
+    }
+    int values = -1;
+    this->current = future;
+    if (peri_likely(job->outcome == PERI__JOB_RETURNED))
+      values = peri__decode(L, rt, job->out.data, job->out.length, true);
+    else
+      push_job_error(L, rt, executor->pool, job);
+    this->current = NULL;
+    end_future(L, rt, EXECUTOR_AT, FUTURE_AT, values);
+  }
   return 0;
 }
 
-/* Pushes the future of a job, which the pool at idx forgets. */
-static void take_future(lua_State *L, peri_runtime *rt, int idx,
-                        const peri__job *job)
+/* The error on top of the stack is that of the job whose results could not be
+ * had. */
+static void fail_current(lua_State *L, peri_runtime *rt, int idx,
+                         peri__job_future *future)
 {
-  peri__executor *executor = lua_touserdata(L, idx);
-  atomic_fetch_sub(&executor->pool->pending, 1);
-  peri__external(rt, -1);
-  lua_getiuservalue(L, idx, PENDING);
-  lua_rawgetp(L, -1, job);
-  lua_pushnil(L);
-  lua_rawsetp(L, -3, job);
-  lua_remove(L, -2);
+  int error = lua_gettop(L);
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_rawgeti(L, -1, future->place);
+  lua_pushvalue(L, error);
+  end_future(L, rt, idx, error + 2, -1);
 }
 
-static void settle(lua_State *L, peri_runtime *rt, int idx, peri__job *job)
-{
-  peri__executor *executor = lua_touserdata(L, idx);
-  int status = LUA_OK;
-  take_future(L, rt, idx, job);
-  int future = lua_gettop(L);
-  if (is_open(L, rt, future)) {
-    lua_pushlightuserdata(L, rt);
-    lua_pushcclosure(L, settle_future, 1);
-    lua_pushvalue(L, future);
-    lua_pushlightuserdata(L, job);
-    lua_pushlightuserdata(L, executor->pool);
-    status = lua_pcall(L, 3, 0, 0);
-  }
-  job_free(job);
-  if (status != LUA_OK && is_open(L, rt, future))
-    reject(L, rt, future);
-  lua_settop(L, future - 1);
-}
-
+/* Ends the futures of the jobs that have come home. The executor is at idx. */
 static void settle_all(lua_State *L, peri_runtime *rt, int idx)
 {
   peri__executor *executor = lua_touserdata(L, idx);
+  int top = lua_gettop(L);
   peri__home_take(&executor->home, &executor->done);
-  while (!peri__list_empty(&executor->done))
-    settle(L, rt, idx, (peri__job *)peri__list_shift(&executor->done));
+  while (!peri__list_empty(&executor->done)) {
+    batch this = {.executor = executor};
+    lua_pushlightuserdata(L, rt);
+    lua_pushcclosure(L, settle_batch, 1);
+    lua_pushvalue(L, idx);
+    lua_pushlightuserdata(L, &this);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK && this.current != NULL)
+      fail_current(L, rt, idx, this.current);
+    lua_settop(L, top);
+  }
+  peri__room_grant(L, rt, idx);
 }
 
-/* The threads of the pool at idx have ended, or never were. */
+/* The workers of the executor at idx have ended, or never were. */
 static void finish(lua_State *L, peri_runtime *rt, int idx)
 {
   peri__executor *executor = lua_touserdata(L, idx);
@@ -236,7 +329,8 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
     lua_Integer n = (lua_Integer)lua_rawlen(L, waiters);
     for (lua_Integer i = 1; i <= n; i++) {
       lua_rawgeti(L, waiters, i);
-      if (is_open(L, rt, waiters + 1))
+      peri_future *future = lua_touserdata(L, -1);
+      if (future->state == PERI_PENDING && !future->loop->closed)
         peri__future_resolve(L, rt, waiters + 1, 0);
       lua_settop(L, waiters);
     }
@@ -244,7 +338,7 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
   lua_pop(L, 1);
 }
 
-/* What the threads post. */
+/* What is posted when there is something at home. */
 static void deliver(lua_State *L, void *argument)
 {
   peri__executor *executor = argument;
@@ -255,26 +349,80 @@ static void deliver(lua_State *L, void *argument)
     lua_pop(L, 1);
     return;
   }
-  peri_runtime *rt = peri_of(L);
+  peri_runtime *rt = executor->rt;
   int idx = lua_gettop(L);
   bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
   settle_all(L, rt, idx);
-  if (ended) {
+  if (ended && executor->anchored) {
     finish(L, rt, idx);
     unanchor(L, executor);
   }
   lua_settop(L, idx - 1);
 }
 
-/* -- Buffers --------------------------------------------------------------- */
+/* -- Cancelling ------------------------------------------------------------- */
 
-/* A buffer to make a message in; the pool's spare one if there is one. */
-static peri__buffer *push_buffer(lua_State *L, int pool)
+/* The future at idx ends as cancelled. The carrier has the job no more if the
+ * executor is given, at an index. */
+static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
+                          int message_idx, int executor)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  bool inline_links = future->future.loop == NULL;
+  if (inline_links)
+    peri__links_take(L, &future->future, idx);
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  peri__future_settle_cancelled(L, rt, idx, false);
+  if (executor != 0)
+    forget_job(L, future, executor);
+  if (inline_links)
+    peri__links_call(L, rt);
+}
+
+/* Takes the job back; pushes the executor then. */
+static bool withdraw(lua_State *L, peri__job_future *future)
+{
+  peri__executor *executor = future->executor;
+  if (executor == NULL || executor->pool == NULL || !push_anchored(L, executor))
+    return false;
+  if (executor->pool->ops->withdraw(executor->pool, &future->job))
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* rt->job_cancel. A future of a loop ends in any case: the job of one that runs
+ * is dropped when it comes home. */
+static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 12)) {
+    rt->cancel_lacks_memory = true;
+    return false;
+  }
+  bool withdrawn = withdraw(L, future);
+  if (!withdrawn && future->future.loop == NULL)
+    return false;
+  end_cancelled(L, rt, idx, message_idx, withdrawn ? top + 1 : 0);
+  if (withdrawn)
+    peri__room_grant(L, rt, top + 1);
+  lua_settop(L, top);
+  return true;
+}
+
+/* -- Buffers ---------------------------------------------------------------- */
+
+/* A buffer to make a message in; the executor's spare one if there is one. */
+static peri__buffer *push_buffer(lua_State *L, int executor)
 {
   peri__buffer *buffer;
-  if (lua_getiuservalue(L, pool, SPARE) == LUA_TUSERDATA) {
+  if (lua_getiuservalue(L, executor, SPARE) == LUA_TUSERDATA) {
     lua_pushnil(L);
-    lua_setiuservalue(L, pool, SPARE);
+    lua_setiuservalue(L, executor, SPARE);
     buffer = lua_touserdata(L, -1);
     buffer->length = 0;
     return buffer;
@@ -292,26 +440,26 @@ static int l_buffer_gc(lua_State *L)
   return 0;
 }
 
-/* A job of the message in the buffer on top, which becomes the spare one. */
-static peri__job *make_job(lua_State *L, peri__executor *executor, int idx)
+peri__buffer peri__executor_encode(lua_State *L, peri_runtime *rt, int executor,
+                                   int first, int n)
 {
-  peri__job *job = malloc(sizeof *job);
-  if (job == NULL)
-    peri__no_memory(L);
-  peri__job_init(job, &executor->home);
-  peri__job_put(job, &job->in, lua_touserdata(L, -1));
-  lua_setiuservalue(L, idx, SPARE);
-  return job;
+  peri__buffer *message = push_buffer(L, executor);
+  peri__encode(L, rt, first, n, PERI__MESSAGE_CALL, message);
+  peri__buffer encoded = *message;
+  *message = (peri__buffer){0};
+  lua_pop(L, 1);
+  return encoded;
 }
 
-/* -- Pools ----------------------------------------------------------------- */
+/* -- Submitting ------------------------------------------------------------- */
 
-static peri__executor *check_executor(lua_State *L)
+peri__executor *peri__check_executor(lua_State *L)
 {
-  peri__executor *executor = luaL_checkudata(L, 1, EXECUTOR);
-  if (executor->pool == NULL)
+  handle *this = luaL_checkudata(L, 1, HANDLE);
+  if (this->executor->pool == NULL)
     peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME, "the Lua state is closing");
-  return executor;
+  lua_getiuservalue(L, 1, 1);
+  return this->executor;
 }
 
 static void check_takes_jobs(lua_State *L, peri_runtime *rt,
@@ -324,242 +472,372 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
   if (executor->pool->closed)
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "cannot submit a job: the executor was shut down");
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key) != LUA_TTABLE)
+  if (!executor->anchored && !push_executors(L))
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "cannot submit a job: the runtime is closing");
-  lua_pop(L, 1);
 }
 
-/* pool:submit(future, fn, ...) -> job */
+/* Pushes a future, of the loop at loop_idx or (0) of none. */
+static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
+                                     peri__executor *executor, int loop_idx)
+{
+  peri_loop *loop = loop_idx != 0 ? lua_touserdata(L, loop_idx) : NULL;
+  peri__job_future *future =
+      lua_newuserdatauv(L, sizeof *future, loop != NULL ? 3 : 2);
+  peri__future_init(&future->future, PERI_KIND_JOB, loop);
+  peri__job_init(&future->job, &executor->home);
+  future->executor = NULL;
+  peri__push_ref(L, rt, loop != NULL ? PERI_REF_FUTURE : PERI_REF_JOB);
+  lua_setmetatable(L, -2);
+  if (loop != NULL) {
+    lua_pushvalue(L, loop_idx);
+    lua_setiuservalue(L, -2, PERI_UV_LOOP);
+  }
+  return future;
+}
+
+/* The pool takes the job of the future on top of the stack, whose message is in
+ * the buffer below it. */
+static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
+                      int idx)
+{
+  peri__pool *pool = executor->pool;
+  peri__job_future *future = lua_touserdata(L, -1);
+  reserve_place(L, executor);
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_pushvalue(L, -2);
+  future->place = take_place(executor);
+  lua_rawseti(L, -2, future->place);
+  lua_pop(L, 1);
+  peri__job_put(&future->job, &future->job.in, lua_touserdata(L, -2));
+  future->executor = executor;
+  count(executor, 1);
+  int status = pool->ops->attach != NULL && rt->run != NULL
+                   ? pool->ops->attach(pool, L, rt->run->loop)
+                   : 0;
+  if (status == 0)
+    status = pool->ops->submit(pool, &future->job);
+  if (peri_likely(status == 0))
+    return;
+  forget_job(L, future, idx);
+  peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
+              uv_strerror(status));
+}
+
+/* [handle, ..., function and arguments from fn on] -> future */
+static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
+{
+  int n = lua_gettop(L) - fn + 1, idx = fn + n;
+  peri__executor *executor = peri__check_executor(L); /* at idx */
+  check_takes_jobs(L, rt, executor);
+  lua_settop(L, idx);
+  peri__check_stack(L, LUA_MINSTACK);
+  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, push_buffer(L, idx));
+  anchor(L, executor, idx);
+  push_future(L, rt, executor, loop_idx);
+  hand_over(L, rt, executor, idx);
+  lua_insert(L, -2);
+  lua_setiuservalue(L, idx, SPARE);
+  return 1;
+}
+
+static int submitted_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)L, (void)status, (void)ctx;
+  return 1;
+}
+
+/* There are as many jobs as there may be: the library waits for room. */
+static peri_cold int submit_later(lua_State *L, int fn)
+{
+  int n = lua_gettop(L) - fn + 1;
+  lua_getfield(L, 1, "_submit_later");
+  lua_insert(L, fn);
+  lua_pushvalue(L, 1);
+  lua_insert(L, fn + 1);
+  lua_callk(L, n + 1, 1, 0, submitted_k);
+  return 1;
+}
+
+static bool is_full(const peri__executor *executor)
+{
+  return executor->limit != 0 &&
+         (executor->waiting > 0 ||
+          executor->pending + executor->granted >= executor->limit);
+}
+
+/* executor:submit(fn, ...) -> future */
 static int l_submit(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__executor *executor = check_executor(L);
-  int n = lua_gettop(L) - 2;
-  peri__check_future(L, rt, 2);
-  check_takes_jobs(L, rt, executor);
-  peri__buffer *message = push_buffer(L, 1);
-  peri__encode(L, rt, 3, n, PERI__MESSAGE_CALL, message);
-  if (!is_anchored(L, executor))
-    anchor(L, 1);
-  lua_getiuservalue(L, 1, PENDING);
-  lua_insert(L, -2);
-  peri__job *job = make_job(L, executor, 1);
-  /* The place is made first: this may raise. */
-  lua_pushvalue(L, 2);
-  lua_rawsetp(L, -2, job);
-  atomic_fetch_add(&executor->pool->pending, 1);
-  int status = executor->pool->ops->submit(executor->pool, job);
-  if (status != 0) {
-    atomic_fetch_sub(&executor->pool->pending, 1);
-    lua_pushnil(L);
-    lua_rawsetp(L, -2, job);
-    job_free(job);
-    return peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
-                       uv_strerror(status));
-  }
-  peri__external(rt, 1);
-  lua_pushlightuserdata(L, job);
-  return 1;
+  handle *this = luaL_checkudata(L, 1, HANDLE);
+  int fn = peri__open_call(L, rt, 2);
+  if (peri_unlikely(is_full(this->executor)))
+    return submit_later(L, fn);
+  return submit(L, rt, fn, 0);
 }
 
-/* pool:withdraw(job, future): whether it had not begun. The future tells the
- * job from a later one at the same address. */
-static int l_withdraw(lua_State *L)
+/* executor:_submit_now(fn, ...) -> future: whether there is room or not */
+static int l_submit_now(lua_State *L)
+{
+  return submit(L, peri__rt(L), 2, 0);
+}
+
+/* submit_for(executor, loop, fn, ...) -> future of the loop */
+static int l_submit_for(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__executor *executor = check_executor(L);
-  peri__job *job = lua_touserdata(L, 2);
-  peri__check_future(L, rt, 3);
-  lua_getiuservalue(L, 1, PENDING);
-  lua_rawgetp(L, -1, job);
-  bool taken = lua_rawequal(L, -1, 3) &&
-               executor->pool->ops->withdraw(executor->pool, job);
-  if (taken) {
-    take_future(L, rt, 1, job);
-    job_free(job);
-  }
-  lua_pushboolean(L, taken);
-  return 1;
+  luaL_checkudata(L, 1, HANDLE);
+  peri__check_loop(L, rt, 2);
+  return submit(L, rt, peri__open_call(L, rt, 3), 2);
 }
 
-/* pool:cancel_queued(): withdraws what has not begun, cancels its futures. */
+/* -- Ending ----------------------------------------------------------------- */
+
+/* executor:cancel_queued(): withdraws what has not begun, cancels its futures. */
 static int l_cancel_queued(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__executor *executor = check_executor(L);
+  lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L); /* at 2 */
   peri_list jobs;
   peri__list_init(&jobs);
-  lua_settop(L, 1);
   executor->pool->ops->withdraw_all(executor->pool, &jobs);
   while (!peri__list_empty(&jobs)) {
-    peri__job *job = (peri__job *)peri__list_shift(&jobs);
-    take_future(L, rt, 1, job);
-    job_free(job);
-    if (is_open(L, rt, 2))
-      peri__future_cancel(L, rt, 2, 0);
-    lua_settop(L, 1);
+    peri__job_future *future = node_future(peri__list_shift(&jobs));
+    lua_getiuservalue(L, 2, FUTURES);
+    lua_rawgeti(L, 3, future->place);
+    if (is_open(future))
+      end_cancelled(L, rt, 4, 0, 2);
+    else
+      forget_job(L, future, 2);
+    lua_settop(L, 2);
   }
+  peri__room_grant(L, rt, 2);
   return 0;
 }
 
-/* pool:close(): no more jobs. */
-static int l_close(lua_State *L)
+static void close_executor(peri__executor *executor)
 {
-  peri__executor *executor = check_executor(L);
-  if (executor->pool->closed)
-    return 0;
-  if (is_anchored(L, executor)) {
+  if (executor->pool == NULL || executor->pool->closed)
+    return;
+  if (executor->anchored) {
     executor->ending = true;
-    peri__external(peri__rt(L), 1);
+    peri__external(executor->rt, 1);
   }
   close_pool(executor);
+}
+
+/* executor:close(): no more jobs. */
+static int l_close(lua_State *L)
+{
+  close_executor(peri__check_executor(L));
   return 0;
 }
 
-static int l_is_closed(lua_State *L)
-{
-  lua_pushboolean(L, check_executor(L)->pool->closed);
-  return 1;
-}
-
-/* pool:when_ended(future): the future is done when the threads of the closed
+/* executor:when_ended(future): the future is done when the workers of the closed
  * pool have ended. */
 static int l_when_ended(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__executor *executor = check_executor(L);
   peri__check_future(L, rt, 2);
   lua_settop(L, 2);
-  if (lua_getiuservalue(L, 1, WAITERS) != LUA_TTABLE) {
+  peri__executor *executor = peri__check_executor(L); /* at 3 */
+  if (lua_getiuservalue(L, 3, WAITERS) != LUA_TTABLE) {
     lua_newtable(L);
     lua_pushvalue(L, -1);
-    lua_setiuservalue(L, 1, WAITERS);
+    lua_setiuservalue(L, 3, WAITERS);
   }
   lua_pushvalue(L, 2);
   lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
-  if (!is_anchored(L, executor))
-    finish(L, rt, 1);
+  if (!executor->anchored)
+    finish(L, rt, 3);
   return 0;
 }
 
-/* pool:join(): blocks the thread until those of the closed pool have ended. The
- * post that tells of their end comes all the same. */
+/* executor:join(): blocks the thread until the workers of the closed pool have
+ * ended. The post that tells of their end comes all the same. */
 static int l_join(lua_State *L)
 {
-  peri__executor *executor = check_executor(L);
   lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L); /* at 2 */
   executor->pool->ops->join(executor->pool);
-  settle_all(L, peri__rt(L), 1);
+  settle_all(L, peri__rt(L), 2);
   return 0;
+}
+
+/* Nobody can submit any more: the workers do what there is, and end. */
+static int l_handle_gc(lua_State *L)
+{
+  handle *this = lua_touserdata(L, 1);
+  close_executor(this->executor);
+  return 0;
+}
+
+/* -- The class -------------------------------------------------------------- */
+
+/* Futures that the script still has are told that nothing will come. */
+static void orphan_futures(lua_State *L, int idx)
+{
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    peri__job_future *future = lua_touserdata(L, -1);
+    if (future != NULL) {
+      peri__job_fini(&future->job);
+      future->executor = NULL;
+    }
+    lua_pop(L, 1);
+  }
 }
 
 static int l_gc(lua_State *L)
 {
   peri__executor *executor = lua_touserdata(L, 1);
-  jobs_free(&executor->done);
-  if (executor->pool == NULL)
-    return 0;
-  close_pool(executor);
-  executor->pool->ops->join(executor->pool);
-  executor->pool->ops->free(executor->pool);
-  executor->pool = NULL;
+  if (executor->pool != NULL) {
+    close_pool(executor);
+    executor->pool->ops->join(executor->pool);
+    orphan_futures(L, 1);
+    executor->pool->ops->free(executor->pool);
+    executor->pool = NULL;
+  }
+  free(executor->free);
+  executor->free = NULL;
   return 0;
 }
 
-static void close_if_made(peri__executor *executor)
-{
-  if (executor->pool != NULL)
-    close_pool(executor);
-}
-
-static void join_pool(peri__executor *executor)
-{
-  if (executor->pool != NULL)
-    executor->pool->ops->join(executor->pool);
-}
-
-static void each_pool(lua_State *L, int pools,
-                      void (*fn)(peri__executor *executor))
+static void each_executor(lua_State *L, int table,
+                          void (*fn)(lua_State *L, peri__executor *executor))
 {
   lua_pushnil(L);
-  while (lua_next(L, pools)) {
-    fn(lua_touserdata(L, -1));
+  while (lua_next(L, table)) {
+    fn(L, lua_touserdata(L, -1));
     lua_pop(L, 1);
   }
 }
 
-/* When the runtime closes: all threads must have ended before it goes. If its
- * Lua state closes first, the pools' own finalizers have seen to that. */
-static void close_pools(void *argument)
+static void close_one(lua_State *L, peri__executor *executor)
+{
+  (void)L;
+  if (executor->pool != NULL)
+    close_pool(executor);
+}
+
+static void join_one(lua_State *L, peri__executor *executor)
+{
+  (void)L;
+  if (executor->pool != NULL)
+    executor->pool->ops->join(executor->pool);
+}
+
+/* When the runtime closes: all workers must have ended before it goes. If its
+ * Lua state closes first, the executors' own finalizers have seen to that. */
+static void close_executors(void *argument)
 {
   peri_runtime *rt = argument;
   lua_State *L = peri_state(rt);
   int top = lua_gettop(L);
   peri__check_stack(L, LUA_MINSTACK);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key) == LUA_TTABLE) {
-    each_pool(L, top + 1, close_if_made);
-    each_pool(L, top + 1, join_pool);
+  if (push_executors(L)) {
+    each_executor(L, top + 1, close_one);
+    each_executor(L, top + 1, join_one);
   }
   lua_pushboolean(L, false);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &executors_key);
   lua_settop(L, top);
 }
 
-/* -- The class -------------------------------------------------------------- */
+static void attach_one(lua_State *L, peri__executor *executor)
+{
+  peri__pool *pool = executor->pool;
+  peri_runtime *rt = executor->rt;
+  if (pool != NULL && pool->ops->attach != NULL)
+    pool->ops->attach(pool, L, rt->run != NULL ? rt->run->loop : NULL);
+}
+
+/* rt->run_changed: results are to come in the loop that runs. */
+static void follow_run(lua_State *L, peri_runtime *rt)
+{
+  int top = lua_gettop(L);
+  (void)rt;
+  if (!lua_checkstack(L, LUA_MINSTACK))
+    return;
+  if (push_executors(L))
+    each_executor(L, top + 1, attach_one);
+  lua_settop(L, top);
+}
 
 peri__executor *peri__executor_new(lua_State *L)
 {
-  peri__executor *executor = lua_newuserdatauv(L, sizeof *executor, SPARE);
-  executor->pool = NULL;
-  executor->ending = false;
+  peri__executor *executor =
+      lua_newuserdatauv(L, sizeof *executor, PERI__EXECUTOR_ROOM);
+  *executor = (peri__executor){.rt = peri_of(L)};
   peri__list_init(&executor->done);
-  peri__home_init(&executor->home, peri_of(L), deliver, executor);
+  peri__home_init(&executor->home, executor->rt, deliver, executor);
   luaL_setmetatable(L, EXECUTOR);
   lua_newtable(L);
-  lua_setiuservalue(L, -2, PENDING);
+  lua_setiuservalue(L, -2, FUTURES);
   return executor;
 }
 
-peri__buffer peri__executor_encode(lua_State *L, peri_runtime *rt, int executor,
-                                   int first, int n)
+void peri__executor_push_handle(lua_State *L)
 {
-  peri__buffer *message = push_buffer(L, executor);
-  peri__encode(L, rt, first, n, PERI__MESSAGE_CALL, message);
-  peri__buffer encoded = *message;
-  *message = (peri__buffer){0};
-  lua_pop(L, 1);
-  return encoded;
+  handle *this = lua_newuserdatauv(L, sizeof *this, 1);
+  this->executor = lua_touserdata(L, -2);
+  lua_insert(L, -2);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, HANDLE);
 }
 
 static const luaL_Reg methods[] = {{"submit", l_submit},
-                                   {"withdraw", l_withdraw},
-                                   {"cancel_queued", l_cancel_queued},
-                                   {"close", l_close},
-                                   {"is_closed", l_is_closed},
-                                   {"when_ended", l_when_ended},
-                                   {"join", l_join},
+                                   {"_submit_now", l_submit_now},
+                                   {"_submit_for", l_submit_for},
+                                   {"_cancel_queued", l_cancel_queued},
+                                   {"_close", l_close},
+                                   {"_when_ended", l_when_ended},
+                                   {"_join", l_join},
                                    {NULL, NULL}};
 
-static void make_metatable(lua_State *L, peri_runtime *rt, const char *name,
-                           lua_CFunction gc, const luaL_Reg *list)
+static void make_metatable(lua_State *L, const char *name, lua_CFunction gc)
 {
   luaL_newmetatable(L, name);
   lua_pushcfunction(L, gc);
   lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+}
+
+/* The class of handles, to which the library adds; its methods are pushed. */
+static void push_methods(lua_State *L, peri_runtime *rt)
+{
+  luaL_getmetatable(L, HANDLE);
+  lua_pushliteral(L, "Executor");
+  lua_setfield(L, -2, "__name");
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
-  luaL_setfuncs(L, list, 1);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  luaL_setfuncs(L, methods, 1);
+  lua_pushlightuserdata(L, rt);
+  luaL_setfuncs(L, peri__room_methods, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__index");
+  lua_remove(L, -2);
 }
 
 void peri__executor_open(lua_State *L, peri_runtime *rt)
 {
-  static const luaL_Reg none[] = {{NULL, NULL}};
-  make_metatable(L, rt, EXECUTOR, l_gc, methods);
-  make_metatable(L, rt, BUFFER, l_buffer_gc, none);
+  make_metatable(L, EXECUTOR, l_gc);
+  make_metatable(L, BUFFER, l_buffer_gc);
+  make_metatable(L, HANDLE, l_handle_gc);
+  push_methods(L, rt);
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  luaL_getmetatable(L, HANDLE);
+  lua_setfield(L, -2, "Executor_meta");
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "Executor");
+  lua_pop(L, 1);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &executors_key);
-  peri__at_close(L, close_pools, rt);
+  peri__job_future_open(L, rt);
+  rt->job_cancel = cancel;
+  rt->run_changed = follow_run;
+  peri__at_close(L, close_executors, rt);
 }

@@ -6,24 +6,64 @@
 
 #include "pool/pool.h"
 
-/* A userdata of the class perilune.Executor. */
+/* A userdata that lives as long as its workers; scripts hold a handle of it,
+ * which closes the pool when it is collected. */
 typedef struct peri__executor {
   peri__pool *pool; /* NULL: not made yet, or gone with its state */
+  peri_runtime *rt;
   peri__home home;
   peri_list done; /* jobs whose futures are next */
-  bool ending;    /* closed, and counted as an external wait */
+  uint32_t *free; /* places in the table of futures to use again */
+  uint32_t free_count;
+  uint32_t places; /* that have been used; there is room for so many in free */
+  uint32_t capacity;
+  uint32_t pending;          /* jobs submitted, whose ends have not been seen */
+  uint32_t limit;            /* of those; 0: none (room.c) */
+  uint32_t waiting, granted; /* who wait for room, and who may submit */
+  lua_Integer first_waiting;
+  bool anchored; /* stands in the table of executors */
+  bool ending;   /* closed, and counted as an external wait */
 } peri__executor;
 
-/* Pushes one that has no pool yet: what makes its pool does so with the home,
- * and puts it there. */
+/* What a future is of: PERI_KIND_JOB. */
+typedef struct peri__job_future {
+  peri_future future;       /* without a loop, or of run_in_executor's */
+  peri__executor *executor; /* while the job is there, else NULL */
+  uint32_t place;
+  peri__job job;
+} peri__job_future;
+
+/* Pushes the executor, which has no pool yet: what makes its pool does so with
+ * the home, and puts it there; then peri__executor_push_handle. */
 peri__executor *peri__executor_new(lua_State *L);
+/* Replaces the executor on top of the stack by its handle. */
+void peri__executor_push_handle(lua_State *L);
 
 /* Encodes a function and its arguments, n values from index first on, into a
- * buffer that the caller owns. Raises; the buffer is the executor's then. */
+ * buffer that is the caller's, who is not to raise before it has been given
+ * away. */
 peri__buffer peri__executor_encode(lua_State *L, peri_runtime *rt, int executor,
                                    int first, int n);
 
-/* Makes the class; what scripts call on executors. */
+/* The executor's user values. */
+enum {
+  PERI__EXECUTOR_FUTURES = 1, /* place to future */
+  PERI__EXECUTOR_WAITERS,     /* futures that are done when the workers have
+                                 ended */
+  PERI__EXECUTOR_SPARE,       /* a buffer that nobody uses, or nil */
+  PERI__EXECUTOR_ROOM         /* futures that are done when there is room */
+};
+
+/* The handle at 1; pushes its executor. */
+peri__executor *peri__check_executor(lua_State *L);
+
+/* room.c: there may be room, in the executor at idx. */
+void peri__room_grant(lua_State *L, peri_runtime *rt, int idx);
+extern const luaL_Reg peri__room_methods[];
+
+/* Makes the classes; what scripts call on executors, and (job_future.c) on
+ * futures. */
 void peri__executor_open(lua_State *L, peri_runtime *rt);
+void peri__job_future_open(lua_State *L, peri_runtime *rt);
 
 #endif

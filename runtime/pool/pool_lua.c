@@ -64,7 +64,10 @@ static int l_thread_pool(lua_State *L)
     max_workers = UINT16_MAX;
   executor->pool = peri__thread_pool_new(&executor->home, &setup,
                                          (unsigned)max_workers, prefix);
-  return executor->pool != NULL ? 1 : peri__no_memory(L);
+  if (executor->pool == NULL)
+    return peri__no_memory(L);
+  peri__executor_push_handle(L);
+  return 1;
 }
 
 /* -- The codec ------------------------------------------------------------- */
