@@ -445,6 +445,9 @@ struct peri_runtime {
   peri_list sentries; /* debug.c */
   peri_clock *clock;  /* the real one */
   uint64_t next_id;
+  uint32_t
+      modules; /* that our require has loaded; how many of them the codec */
+  uint32_t modules_named;                    /* has looked at (names.c) */
   uint64_t carrier;                          /* of an error's trace (trace.c) */
   int cancel_depth;                          /* gathers in gathers */
   bool cancel_too_deep, cancel_lacks_memory; /* not all could be cancelled */

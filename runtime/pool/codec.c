@@ -53,31 +53,6 @@ _Static_assert(sizeof(lua_Number) == 8, "floats are doubles");
 /* Its address is the place of the classes in the registry. */
 static const char classes_key = 0;
 
-/* -- Buffers --------------------------------------------------------------- */
-
-int peri__buffer_reserve(peri__buffer *buffer, size_t more)
-{
-  size_t capacity = buffer->capacity ? buffer->capacity : 64;
-  if (more > SIZE_MAX / 2 - buffer->length)
-    return PERI_ENOMEM;
-  while (capacity - buffer->length < more)
-    capacity *= 2;
-  if (capacity == buffer->capacity)
-    return 0;
-  char *data = realloc(buffer->data, capacity);
-  if (data == NULL)
-    return PERI_ENOMEM;
-  buffer->data = data;
-  buffer->capacity = capacity;
-  return 0;
-}
-
-void peri__buffer_fini(peri__buffer *buffer)
-{
-  free(buffer->data);
-  *buffer = (peri__buffer){0};
-}
-
 /* -- Open containers ------------------------------------------------------- */
 
 void peri__frames_init(peri__frames *frames, int slot)

@@ -26,7 +26,7 @@
 
 #define EXECUTOR "perilune.ExecutorCore"
 #define HANDLE "perilune.Executor"
-#define BUFFER "perilune.Buffer"
+#define MESSAGE "perilune.Message"
 
 enum {
   FUTURES = PERI__EXECUTOR_FUTURES,
@@ -138,6 +138,10 @@ static void forget_job(lua_State *L, peri__job_future *future, int idx)
   lua_getiuservalue(L, idx, FUTURES);
   lua_pushboolean(L, false); /* keeps the place in the table's array */
   lua_rawseti(L, -2, future->place);
+  if (peri_unlikely(future->has_refs)) {
+    lua_pushnil(L);
+    lua_rawseti(L, -2, -(lua_Integer)future->place);
+  }
   lua_pop(L, 1);
   executor->free[executor->free_count++] = future->place;
   count(executor, -1);
@@ -188,12 +192,12 @@ static void push_stuck(lua_State *L, peri_runtime *rt, const char *text)
 
 /* Pushes the error that the job came to. */
 static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
-                           const peri__job *job)
+                           const peri__job *job, peri__peer *peer)
 {
   int idx = lua_gettop(L) + 1;
   switch ((peri__outcome)job->outcome) {
   case PERI__JOB_RAISED:
-    peri__decode(L, rt, job->out.data, job->out.length, true);
+    peri__decode(L, rt, &job->out, peer);
     add_trace(L, rt, idx);
     break;
   case PERI__JOB_STUCK:
@@ -258,6 +262,7 @@ static int settle_batch(lua_State *L)
 {
   enum { EXECUTOR_AT = 1, FUTURES_AT = 3, FUTURE_AT = 4 };
   peri_runtime *rt = peri__rt(L);
+  peri__peer worker = {.trusted = true};
   batch *this = lua_touserdata(L, 2);
   peri__executor *executor = this->executor;
   peri__check_stack(L, PERI_ROOM);
@@ -272,11 +277,12 @@ static int settle_batch(lua_State *L)
       continue;
     }
     int values = -1;
+    peri__peer *peer = job->peer != NULL ? job->peer : &worker;
     this->current = future;
     if (peri_likely(job->outcome == PERI__JOB_RETURNED))
-      values = peri__decode(L, rt, job->out.data, job->out.length, true);
+      values = peri__decode(L, rt, &job->out, peer);
     else
-      push_job_error(L, rt, executor->pool, job);
+      push_job_error(L, rt, executor->pool, job, peer);
     this->current = NULL;
     end_future(L, rt, EXECUTOR_AT, FUTURE_AT, values);
   }
@@ -414,40 +420,41 @@ static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
   return true;
 }
 
-/* -- Buffers ---------------------------------------------------------------- */
+/* -- Messages --------------------------------------------------------------- */
 
-/* A buffer to make a message in; the executor's spare one if there is one. */
-static peri__buffer *push_buffer(lua_State *L, int executor)
+/* A message to be filled; the executor's spare one if there is one. */
+static peri__message *push_message(lua_State *L, int executor)
 {
-  peri__buffer *buffer;
+  peri__message *message;
   if (lua_getiuservalue(L, executor, SPARE) == LUA_TUSERDATA) {
     lua_pushnil(L);
     lua_setiuservalue(L, executor, SPARE);
-    buffer = lua_touserdata(L, -1);
-    buffer->length = 0;
-    return buffer;
+    message = lua_touserdata(L, -1);
+    peri__message_clear(message);
+    return message;
   }
   lua_pop(L, 1);
-  buffer = lua_newuserdatauv(L, sizeof *buffer, 0);
-  *buffer = (peri__buffer){0};
-  luaL_setmetatable(L, BUFFER);
-  return buffer;
+  message = lua_newuserdatauv(L, sizeof *message, 0);
+  *message = (peri__message){0};
+  luaL_setmetatable(L, MESSAGE);
+  return message;
 }
 
-static int l_buffer_gc(lua_State *L)
+static int l_message_gc(lua_State *L)
 {
-  peri__buffer_fini(lua_touserdata(L, 1));
+  peri__message_fini(lua_touserdata(L, 1));
   return 0;
 }
 
-peri__buffer peri__executor_encode(lua_State *L, peri_runtime *rt, int executor,
-                                   int first, int n)
+peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
+                                    int executor, int first, int n)
 {
-  peri__buffer *message = push_buffer(L, executor);
-  peri__encode(L, rt, first, n, PERI__MESSAGE_CALL, message);
-  peri__buffer encoded = *message;
-  *message = (peri__buffer){0};
-  lua_pop(L, 1);
+  int top = lua_gettop(L);
+  peri__message *message = push_message(L, executor);
+  peri__encode(L, rt, first, n, PERI__MESSAGE_CALL, true, message);
+  peri__message encoded = *message;
+  *message = (peri__message){0};
+  lua_settop(L, top);
   return encoded;
 }
 
@@ -487,6 +494,7 @@ static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
   peri__future_init(&future->future, PERI_KIND_JOB, loop);
   peri__job_init(&future->job, &executor->home);
   future->executor = NULL;
+  future->has_refs = false;
   peri__push_ref(L, rt, loop != NULL ? PERI_REF_FUTURE : PERI_REF_JOB);
   lua_setmetatable(L, -2);
   if (loop != NULL) {
@@ -496,20 +504,25 @@ static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
   return future;
 }
 
-/* The pool takes the job of the future on top of the stack, whose message is in
- * the buffer below it. */
+/* [..., executor at idx, message, what that refers to, future]: the pool takes
+ * the future's job, of that message. */
 static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
                       int idx)
 {
   peri__pool *pool = executor->pool;
-  peri__job_future *future = lua_touserdata(L, -1);
+  peri__job_future *future = lua_touserdata(L, idx + 3);
   reserve_place(L, executor);
   lua_getiuservalue(L, idx, FUTURES);
-  lua_pushvalue(L, -2);
+  lua_pushvalue(L, idx + 3);
   future->place = take_place(executor);
   lua_rawseti(L, -2, future->place);
+  if (peri_unlikely(!lua_isnil(L, idx + 2))) {
+    lua_pushvalue(L, idx + 2);
+    lua_rawseti(L, -2, -(lua_Integer)future->place);
+    future->has_refs = true;
+  }
   lua_pop(L, 1);
-  peri__job_put(&future->job, &future->job.in, lua_touserdata(L, -2));
+  peri__job_put(&future->job, &future->job.in, lua_touserdata(L, idx + 1));
   future->executor = executor;
   count(executor, 1);
   int status = pool->ops->attach != NULL && rt->run != NULL
@@ -532,11 +545,12 @@ static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
   check_takes_jobs(L, rt, executor);
   lua_settop(L, idx);
   peri__check_stack(L, LUA_MINSTACK);
-  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, push_buffer(L, idx));
+  peri__message *message = push_message(L, idx);
+  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
   anchor(L, executor, idx);
   push_future(L, rt, executor, loop_idx);
   hand_over(L, rt, executor, idx);
-  lua_insert(L, -2);
+  lua_pushvalue(L, idx + 1);
   lua_setiuservalue(L, idx, SPARE);
   return 1;
 }
@@ -825,7 +839,7 @@ static void push_methods(lua_State *L, peri_runtime *rt)
 void peri__executor_open(lua_State *L, peri_runtime *rt)
 {
   make_metatable(L, EXECUTOR, l_gc);
-  make_metatable(L, BUFFER, l_buffer_gc);
+  make_metatable(L, MESSAGE, l_message_gc);
   make_metatable(L, HANDLE, l_handle_gc);
   push_methods(L, rt);
   peri__push_ref(L, rt, PERI_REF_CORE);

@@ -30,6 +30,7 @@ typedef struct peri__job_future {
   peri_future future;       /* without a loop, or of run_in_executor's */
   peri__executor *executor; /* while the job is there, else NULL */
   uint32_t place;
+  bool has_refs; /* the table of futures has what the message refers to */
   peri__job job;
 } peri__job_future;
 
@@ -40,17 +41,17 @@ peri__executor *peri__executor_new(lua_State *L);
 void peri__executor_push_handle(lua_State *L);
 
 /* Encodes a function and its arguments, n values from index first on, into a
- * buffer that is the caller's, who is not to raise before it has been given
+ * message that is the caller's, who is not to raise before it has been given
  * away. */
-peri__buffer peri__executor_encode(lua_State *L, peri_runtime *rt, int executor,
-                                   int first, int n);
+peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
+                                    int executor, int first, int n);
 
 /* The executor's user values. */
 enum {
   PERI__EXECUTOR_FUTURES = 1, /* place to future */
   PERI__EXECUTOR_WAITERS,     /* futures that are done when the workers have
                                  ended */
-  PERI__EXECUTOR_SPARE,       /* a buffer that nobody uses, or nil */
+  PERI__EXECUTOR_SPARE,       /* a message that nobody uses, or nil */
   PERI__EXECUTOR_ROOM         /* futures that are done when there is room */
 };
 

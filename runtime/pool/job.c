@@ -12,37 +12,61 @@
 
 void peri__job_init(peri__job *job, peri__home *home)
 {
-  *job = (peri__job){.home = home};
+  memset(job, 0, offsetof(peri__job, chunk_room));
+  job->home = home;
 }
 
-void peri__job_drop(peri__job *job, peri__buffer *buffer)
+static char *room_of(peri__job *job, const peri__message *where)
 {
-  if (buffer->data != job->room)
-    peri__buffer_fini(buffer);
-  *buffer = (peri__buffer){0};
+  return where == &job->in ? job->in_room : job->out_room;
+}
+
+/* What does not stand in the job itself is freed. */
+static void drop(peri__job *job, peri__message *message)
+{
+  for (uint32_t i = 0; i < message->chunk_count; i++)
+    peri__chunk_unref(message->chunks[i]);
+  if (message->chunks != &job->chunk_room)
+    free(message->chunks);
+  if (message->bytes.data != room_of(job, message))
+    free(message->bytes.data);
+  *message = (peri__message){0};
 }
 
 void peri__job_fini(peri__job *job)
 {
-  peri__job_drop(job, &job->in);
-  peri__job_drop(job, &job->out);
+  drop(job, &job->in);
+  drop(job, &job->out);
   free(job->text);
   job->text = NULL;
 }
 
-void peri__job_put(peri__job *job, peri__buffer *where, peri__buffer *message)
+static bool is_small(const peri__job *job, const peri__message *where,
+                     const peri__message *message)
 {
-  if (where == &job->out)
-    peri__job_drop(job, &job->in);
-  peri__job_drop(job, where);
-  if (message->length > PERI__JOB_ROOM) {
+  return message->bytes.length <= PERI__JOB_ROOM &&
+         message->chunk_count <= (where == &job->in ? 1u : 0u);
+}
+
+void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
+{
+  drop(job, where);
+  if (!is_small(job, where, message)) {
     *where = *message;
-    *message = (peri__buffer){0};
+    *message = (peri__message){0};
     return;
   }
-  memcpy(job->room, message->data, message->length);
-  *where = (peri__buffer){job->room, message->length, PERI__JOB_ROOM};
-  message->length = 0;
+  char *room = room_of(job, where);
+  size_t length = message->bytes.length;
+  memcpy(room, message->bytes.data, length);
+  where->bytes = (peri__buffer){room, length, PERI__JOB_ROOM};
+  message->bytes.length = 0;
+  if (message->chunk_count == 0)
+    return;
+  job->chunk_room = message->chunks[0];
+  where->chunks = &job->chunk_room;
+  where->chunk_count = where->chunk_capacity = 1;
+  message->chunk_count = 0;
 }
 
 void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,

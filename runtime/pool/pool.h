@@ -4,9 +4,9 @@
  * (process_pool.c).
  *
  * A job is a message in (codec.h: a function and its arguments), an outcome, and
- * a message out. Its memory is the submitter's. A carrier has it from submit
- * until it passes it to peri__job_done, or until withdraw gives it back; then
- * it touches it no more.
+ * a message out. Its memory is the submitter's, who frees both messages. A carrier
+ * has it from submit until it passes it to peri__job_done, or until withdraw
+ * gives it back; then it touches it no more.
  */
 #ifndef PERI_POOL_H
 #define PERI_POOL_H
@@ -29,32 +29,33 @@ typedef enum peri__job_state {
   PERI__JOB_DONE
 } peri__job_state;
 
-enum { PERI__JOB_ROOM = 64 };
+enum { PERI__JOB_ROOM = 48 };
 
 typedef struct peri__home peri__home;
 
 typedef struct peri__job {
-  peri_node node;       /* the carrier's; home's when it is done */
-  peri__home *home;     /* where it comes back to */
-  void *carrier;        /* whatever the carrier needs */
-  atomic_uchar state;   /* peri__job_state */
-  uint8_t outcome;      /* peri__outcome */
-  uint16_t retries;     /* may be tried so often again if its worker dies */
-  peri__buffer in, out; /* for reading; see peri__job_put */
-  char *text;           /* malloc's */
+  peri_node node;        /* the carrier's; home's when it is done */
+  peri__home *home;      /* where it comes back to */
+  void *carrier;         /* whatever the carrier needs */
+  atomic_uchar state;    /* peri__job_state */
+  uint8_t outcome;       /* peri__outcome */
+  uint16_t retries;      /* may be tried so often again if its worker dies */
+  peri__message in, out; /* for reading; see peri__job_put */
+  char *text;            /* malloc's */
   struct peri__worker *worker; /* that runs it */
-  char room[PERI__JOB_ROOM];   /* a small message, in or out */
+  peri__peer *peer; /* the home's, of the worker that did it; NULL: none */
+  /* For small messages. */
+  peri__chunk *chunk_room;
+  char in_room[PERI__JOB_ROOM], out_room[PERI__JOB_ROOM];
 } peri__job;
 
 void peri__job_init(peri__job *job, peri__home *home);
 void peri__job_fini(peri__job *job);
-/* The message is not needed any more. */
-void peri__job_drop(peri__job *job, peri__buffer *message);
 
-/* Puts a message into job->in or job->out: small ones are copied (into the job
- * itself, so that out takes the place of in), of others it takes the memory.
- * The message is empty afterwards. Does not fail. */
-void peri__job_put(peri__job *job, peri__buffer *where, peri__buffer *message);
+/* Moves a message into job->in or job->out: of a small one the content, of
+ * others the memory. The message is empty afterwards. Does not fail. */
+void peri__job_put(peri__job *job, peri__message *where,
+                   peri__message *message);
 
 /* -- Where jobs come back to ----------------------------------------------- */
 
@@ -124,7 +125,9 @@ struct peri__pool {
   _Atomic(const char *) broken;
 };
 
-/* Pushes the module perilune._pool. Raises if the state has no runtime. */
+/* Push the modules perilune._pool and perilune._codec. Raise if the state has no
+ * runtime. */
 int peri__pool_open(lua_State *L);
+int peri__codec_open(lua_State *L);
 
 #endif

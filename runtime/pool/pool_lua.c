@@ -1,13 +1,11 @@
 /*
  * pool_lua.c: the module perilune._pool, which perilune.futures and
- * perilune.multiprocessing stand on: how pools are made, and the codec.
+ * perilune.multiprocessing stand on: how pools are made.
  */
 #include <string.h>
 
 #include "pool/executor.h"
 #include "pool/worker.h"
-
-#define BUFFER "perilune.Buffer"
 
 /* -- Pools ----------------------------------------------------------------- */
 
@@ -70,28 +68,6 @@ static int l_thread_pool(lua_State *L)
   return 1;
 }
 
-/* -- The codec ------------------------------------------------------------- */
-
-/* encode(...) -> bytes */
-static int l_encode(lua_State *L)
-{
-  int n = lua_gettop(L);
-  peri__buffer *buffer = lua_newuserdatauv(L, sizeof *buffer, 0);
-  *buffer = (peri__buffer){0};
-  luaL_setmetatable(L, BUFFER);
-  peri__encode(L, peri__rt(L), 1, n, PERI__MESSAGE_VALUES, buffer);
-  lua_pushlstring(L, buffer->data, buffer->length);
-  return 1;
-}
-
-/* decode(bytes, trusted) -> ... */
-static int l_decode(lua_State *L)
-{
-  size_t length;
-  const char *bytes = luaL_checklstring(L, 1, &length);
-  return peri__decode(L, peri__rt(L), bytes, length, lua_toboolean(L, 2));
-}
-
 /* cpu_count(): how many threads can run at once here. */
 static int l_cpu_count(lua_State *L)
 {
@@ -102,9 +78,7 @@ static int l_cpu_count(lua_State *L)
 /* -- The module ------------------------------------------------------------ */
 
 static const luaL_Reg functions[] = {
-    {"thread_pool", l_thread_pool}, {"register", peri__codec_register},
-    {"encode", l_encode},           {"decode", l_decode},
-    {"cpu_count", l_cpu_count},     {NULL, NULL}};
+    {"thread_pool", l_thread_pool}, {"cpu_count", l_cpu_count}, {NULL, NULL}};
 
 int peri__pool_open(lua_State *L)
 {

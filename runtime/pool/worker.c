@@ -22,9 +22,10 @@ enum { JOB = 1, HANDLER = 2 };
 static void encode(lua_State *L, peri__job *job, int first, int n,
                    peri__message_kind kind)
 {
-  peri__buffer *message = &job->worker->out;
-  message->length = 0;
-  peri__encode(L, peri__rt(L), first, n, kind, message);
+  peri__message *message = &job->worker->out;
+  peri__message_clear(message);
+  peri__encode(L, peri__rt(L), first, n, kind, true, message);
+  lua_pop(L, 1);
   peri__job_put(job, &job->out, message);
 }
 
@@ -41,8 +42,7 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  int n = peri__decode(L, peri__rt(L), job->in.data, job->in.length, true);
-  peri__job_drop(job, &job->in);
+  int n = peri__decode(L, peri__rt(L), &job->in, &job->worker->peer);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -146,7 +146,7 @@ static int set_paths(lua_State *L)
 static int describe_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, 1);
-  peri__decode(L, peri__rt(L), job->out.data, job->out.length, true);
+  peri__decode(L, peri__rt(L), &job->out, &job->worker->peer);
   job->text = strdup(peri__describe(L, 2));
   return 0;
 }
@@ -196,12 +196,9 @@ void peri__worker_run(peri__worker *worker, peri__job *job)
 /* Runs the initializer, as a job. */
 static void run_initializer(peri__worker *worker, peri__job *job)
 {
-  const peri__buffer *message = &worker->setup->initializer;
-  if (peri__buffer_reserve(&job->in, message->length) < 0)
-    return;
-  memcpy(job->in.data, message->data, message->length);
-  job->in.length = message->length;
+  job->in = worker->setup->initializer; /* lent: it is every worker's */
   peri__worker_run(worker, job);
+  job->in = (peri__message){0};
   if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
     call(worker->rt, describe_error, job);
 }
@@ -211,9 +208,10 @@ int peri__worker_open(peri__worker *worker, char **text)
   const peri__worker_setup *setup = worker->setup;
   if (worker->rt != NULL)
     return 0;
+  worker->peer = (peri__peer){.trusted = true};
   int status = peri_new(&worker->rt, &setup->options);
   if (status == PERI_OK && call(worker->rt, set_paths, setup)) {
-    if (setup->initializer.length == 0)
+    if (setup->initializer.bytes.length == 0)
       return 0;
     peri__job job;
     peri__job_init(&job, NULL);
@@ -237,12 +235,12 @@ void peri__worker_close(peri__worker *worker)
 {
   peri_close(worker->rt);
   worker->rt = NULL;
-  peri__buffer_fini(&worker->out);
+  peri__message_fini(&worker->out);
 }
 
 void peri__worker_setup_fini(peri__worker_setup *setup)
 {
-  peri__buffer_fini(&setup->initializer);
+  peri__message_fini(&setup->initializer);
   free(setup->path);
   free(setup->cpath);
   *setup = (peri__worker_setup){0};

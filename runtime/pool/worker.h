@@ -10,16 +10,17 @@
 /* What every worker's state begins with; not changed once workers run. */
 typedef struct peri__worker_setup {
   peri_options options;
-  char *path, *cpath;       /* package.path and package.cpath */
-  peri__buffer initializer; /* a message: function, arguments; or empty */
+  char *path, *cpath;        /* package.path and package.cpath */
+  peri__message initializer; /* function, arguments; or empty */
 } peri__worker_setup;
 
 typedef struct peri__worker {
   const peri__worker_setup *setup;
-  char name[16];    /* "peri-3" */
-  const char *kind; /* "thread" or "process", for messages */
-  peri_runtime *rt; /* NULL: to be made for the next job */
-  peri__buffer out; /* results are encoded here */
+  char name[16];     /* "peri-3" */
+  const char *kind;  /* "thread" or "process", for messages */
+  peri_runtime *rt;  /* NULL: to be made for the next job */
+  peri__message out; /* results are encoded here */
+  peri__peer peer;   /* the owner, as this state sees it */
 } peri__worker;
 
 void peri__worker_setup_fini(peri__worker_setup *setup);

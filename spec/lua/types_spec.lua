@@ -21,6 +21,7 @@ local modules = {
   ["perilune.futures"] = futures,
   ["perilune.yieldable"] = require "perilune.yieldable",
   ["perilune.subprocess"] = require "perilune.subprocess",
+  ["perilune.multiprocessing"] = require "perilune.multiprocessing",
   ["perilune.signal"] = require "perilune.signal",
   ["perilune.stdio"] = require "perilune.stdio",
 }
@@ -48,6 +49,8 @@ local classes = {
   Gather = { methods = core.Gather },
   Loop = { methods = core.Loop, make = peri.get_running_loop },
   Handle = { methods = core.Handle },
+  LoopHandle = { methods = require "perilune._codec".LoopHandle },
+  Ref = { methods = {}, make = function() return peri.ref {} end },
   Clock = { methods = core.Clock, make = peri.Clock },
   Coroutine = { methods = core.Coroutine },
   Lock = { make = peri.Lock },

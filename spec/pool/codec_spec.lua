@@ -1,4 +1,4 @@
-local native = require "perilune._pool"
+local native = require "perilune._codec"
 local futures = require "perilune.futures"
 local peri = require "perilune"
 local support = require "support"
@@ -144,6 +144,12 @@ describe("functions", function()
 end)
 
 describe("names", function()
+  local function load_module(name, module)
+    package.preload[name] = function() return module end
+    finally(function() package.preload[name], package.loaded[name] = nil, nil end)
+    return require(name)
+  end
+
   it("stand for the standard library and its functions", function()
     for _, value in ipairs { string, string.len, print, math, io.stdout, table.concat, coroutine } do
       assert.is_true(copy(value) == value)
@@ -157,23 +163,28 @@ describe("names", function()
   end)
 
   it("do not stand for a module's data", function()
-    local module = { list = { 1, 2 } }
-    package.loaded["spec.data"] = module
-    finally(function() package.loaded["spec.data"] = nil end)
+    local module = load_module("spec.data", { list = { 1, 2 } })
     assert.is_true(copy(module) == module)
     assert.is_true(copy(module.list) ~= module.list)
     assert.same({ 1, 2 }, (copy(module.list)))
   end)
 
   it("reach C functions in the depth of a module", function()
-    package.loaded["spec.deep"] = { a = { b = { fn = io.stdout.write } } }
-    finally(function() package.loaded["spec.deep"] = nil end)
+    load_module("spec.deep", { a = { b = { fn = io.stdout.write } } })
     assert.is_true(copy(io.stdout.write) == io.stdout.write)
   end)
 
+  it("of what was put into package.loaded by hand are known after the next require", function()
+    local module = { fn = function() end }
+    package.loaded["spec.by_hand"] = module
+    finally(function() package.loaded["spec.by_hand"] = nil end)
+    assert.is_true(copy(module) ~= module)
+    load_module("spec.another", {})
+    assert.is_true(copy(module) == module and copy(module.fn) == module.fn)
+  end)
+
   it("of modules that are not loaded need a trusted message", function()
-    package.loaded["spec.gone"] = { fn = function() end }
-    local message = native.encode(package.loaded["spec.gone"].fn)
+    local message = native.encode(load_module("spec.gone", { fn = function() end }).fn)
     package.loaded["spec.gone"] = nil
     raises(peri.ValueError,
       "message from an untrusted source: it names a module that is not loaded",
@@ -181,9 +192,7 @@ describe("names", function()
   end)
 
   it("that lead nowhere are an error that says so", function()
-    local module = { fn = function() end }
-    package.loaded["spec.changed"] = module
-    finally(function() package.loaded["spec.changed"] = nil end)
+    local module = load_module("spec.changed", { fn = function() end })
     local message = native.encode(module.fn)
     module.fn = nil
     raises(peri.RuntimeError, "module 'spec.changed' has no 'fn' in the state that reads it",
@@ -372,7 +381,7 @@ describe("damaged messages", function()
 
   it("cannot ask for more memory than they have bytes", function()
     -- version, one value, a table of 2^28 items
-    local message = "\1\1\8" .. "\x80\x80\x80\x80\x01" .. "\0\0\0\0"
+    local message = "\1\1\8" .. "\0\0\0\x10" .. "\0\0\0\0"
     raises(peri.ValueError, "damaged message: it is truncated", native.decode, message)
   end)
 end)

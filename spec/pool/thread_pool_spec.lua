@@ -67,7 +67,8 @@ describe("run_in_executor", function()
 
   it("raises at once for what cannot be sent", function()
     local loop = peri.get_running_loop()
-    raises(peri.TypeError, "cannot send argument 2[1]: loop", loop.run_in_executor, loop, nil, print, 1, { loop })
+    raises(peri.TypeError, "cannot send argument 2[1]: Future", loop.run_in_executor, loop, nil, print, 1,
+      { peri.Future() })
   end)
 
   it("refuses a closed loop", function()
