@@ -175,6 +175,7 @@ typedef enum peri_future_kind {
 enum {
   PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
+  PERI_F_SEEN = 1 << 3,        /* a task that scripts may have got hold of */
   PERI_F_CANCELLING = 1 << 4,  /* a gather whose children are being cancelled */
   PERI_F_MARKED = 1 << 5,      /* for the length of a C function */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
@@ -837,6 +838,9 @@ peri_task *peri__check_task(lua_State *L, peri_runtime *rt, int arg);
  * The first step is queued, unless eager. */
 peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int loop_idx, int fn);
+/* The same with the task at idx, which has ended well, and which was made by
+ * peri__task_new. False, and nothing is done: a script may know it. */
+bool peri__task_renew(lua_State *L, peri_runtime *rt, int idx, int fn);
 /* The coroutine object on top of the stack becomes a task made by the loop's
  * factory. */
 void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,

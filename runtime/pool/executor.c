@@ -181,15 +181,6 @@ static void push_broken(lua_State *L, peri_runtime *rt, peri__pool *pool)
   specialise(L, rt, pool->ops->broken_class);
 }
 
-static void push_stuck(lua_State *L, peri_runtime *rt, const char *text)
-{
-  static const char class_[] = "DeadlockError: ";
-  if (text != NULL && strncmp(text, class_, strlen(class_)) == 0)
-    text += strlen(class_);
-  push_failure(L, rt, text);
-  specialise(L, rt, "DeadlockError");
-}
-
 /* Pushes the error that the job came to. */
 static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
                            const peri__job *job, peri__peer *peer)
@@ -199,9 +190,6 @@ static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
   case PERI__JOB_RAISED:
     peri__decode(L, rt, &job->out, peer);
     add_trace(L, rt, idx);
-    break;
-  case PERI__JOB_STUCK:
-    push_stuck(L, rt, job->text);
     break;
   case PERI__JOB_BROKEN:
     push_broken(L, rt, pool);

@@ -18,7 +18,6 @@ typedef enum peri__outcome {
   PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */
   PERI__JOB_RETURNED, /* out: its results */
   PERI__JOB_RAISED,   /* out: the error, and its traceback or nil */
-  PERI__JOB_STUCK,    /* it would have waited for ever: text, as above */
   PERI__JOB_BROKEN    /* the pool is: its `broken` tells why */
 } peri__outcome;
 
