@@ -459,7 +459,7 @@ struct peri_runtime {
   int ref[PERI_REF_COUNT];
   const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
-      *meta_crew;
+      *meta_crew, *meta_executor;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 

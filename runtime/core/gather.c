@@ -448,6 +448,34 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__bare_start(L, rt, gather, 1);
 }
 
+/* Adopts the futures of a list that has nothing else in it: nothing runs
+ * meanwhile, and a mark tells those that come again. -1: something else was in
+ * it. Else whether one was done before. */
+static int adopt_futures(lua_State *L, peri_gather *gather)
+{
+  enum { LIST = 1, CHILDREN = 5 };
+  peri_loop *loop = gather->future.loop;
+  bool late = false, all = true;
+  for (uint32_t i = 1; all && i <= gather->children; i++) {
+    lua_rawgeti(L, LIST, i);
+    peri_future *future = peri__to_future(L, loop->rt, -1);
+    all = future != NULL && (future->loop == loop || future->loop == NULL);
+    if (all && !(future->flags & PERI_F_MARKED)) {
+      future->flags |= PERI_F_MARKED;
+      late = !attach(gather, future, i) || late;
+    }
+    lua_rawseti(L, CHILDREN, i);
+  }
+  for (uint32_t k = 0; k < gather->nodes; k++)
+    gather->node[k].future->flags &= (uint8_t)~PERI_F_MARKED;
+  if (all)
+    return late;
+  for (; gather->nodes > 0; gather->nodes--)
+    if (peri__node_listed(&gather->node[gather->nodes - 1].node))
+      peri__node_unlink(&gather->node[gather->nodes - 1].node);
+  return -1;
+}
+
 /* [list, n, return_exceptions, loop, children, seen, gather]: hangs the gather
  * on all that is in the list, at once: an eager task that is started for one
  * item may end the future of an earlier one. */
@@ -476,17 +504,20 @@ static void gather_any(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
   luaL_checkstack(L, GATHER + 4, NULL);
-  lua_pushcfunction(L, adopt_all);
-  for (int i = 1; i <= GATHER; i++)
-    lua_pushvalue(L, i);
-  if (lua_pcall(L, GATHER, 1, 0) != LUA_OK) {
-    int anchor = gather->anchor;
-    peri__gather_forget(L, rt, GATHER);
-    peri__unanchor(L, loop, anchor);
-    lua_error(L);
+  int late = adopt_futures(L, gather);
+  if (late < 0) {
+    lua_pushcfunction(L, adopt_all);
+    for (int i = 1; i <= GATHER; i++)
+      lua_pushvalue(L, i);
+    if (lua_pcall(L, GATHER, 1, 0) != LUA_OK) {
+      int anchor = gather->anchor;
+      peri__gather_forget(L, rt, GATHER);
+      peri__unanchor(L, loop, anchor);
+      lua_error(L);
+    }
+    late = lua_toboolean(L, -1);
+    lua_pop(L, 1);
   }
-  bool late = lua_toboolean(L, -1);
-  lua_pop(L, 1);
   lua_pushvalue(L, 5);
   for (uint32_t k = 0; late && k < gather->nodes; k++) {
     peri_child *child = &gather->node[k];

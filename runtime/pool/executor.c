@@ -129,20 +129,18 @@ static void count(peri__executor *executor, int delta)
     peri__external(executor->rt, had ? -1 : 1);
 }
 
-/* The job is the future's alone again. The executor is at idx. */
+/* The job is the future's alone again. The table of futures is at idx. */
 static void forget_job(lua_State *L, peri__job_future *future, int idx)
 {
   peri__executor *executor = future->executor;
   peri__job_fini(&future->job);
   future->executor = NULL;
-  lua_getiuservalue(L, idx, FUTURES);
   lua_pushboolean(L, false); /* keeps the place in the table's array */
-  lua_rawseti(L, -2, future->place);
+  lua_rawseti(L, idx, future->place);
   if (peri_unlikely(future->has_refs)) {
     lua_pushnil(L);
-    lua_rawseti(L, -2, -(lua_Integer)future->place);
+    lua_rawseti(L, idx, -(lua_Integer)future->place);
   }
-  lua_pop(L, 1);
   executor->free[executor->free_count++] = future->place;
   count(executor, -1);
 }
@@ -225,7 +223,7 @@ typedef struct batch {
 
 /* Ends the future on top of the stack as its job did, with the values above idx
  * (-1: with the error on top), and pops all that. */
-static void end_future(lua_State *L, peri_runtime *rt, int executor, int idx,
+static void end_future(lua_State *L, peri_runtime *rt, int futures, int idx,
                        int values)
 {
   peri__job_future *future = lua_touserdata(L, idx);
@@ -239,7 +237,7 @@ static void end_future(lua_State *L, peri_runtime *rt, int executor, int idx,
     peri__future_resolve(L, rt, idx, values);
   else
     reject(L, rt, idx);
-  forget_job(L, future, executor);
+  forget_job(L, future, futures);
   if (inline_links)
     peri__links_call(L, rt);
   lua_settop(L, idx - 1);
@@ -260,7 +258,7 @@ static int settle_batch(lua_State *L)
     peri__job *job = &future->job;
     lua_rawgeti(L, FUTURES_AT, future->place);
     if (!is_open(future)) {
-      forget_job(L, future, EXECUTOR_AT);
+      forget_job(L, future, FUTURES_AT);
       lua_settop(L, FUTURES_AT);
       continue;
     }
@@ -272,7 +270,7 @@ static int settle_batch(lua_State *L)
     else
       push_job_error(L, rt, executor->pool, job, peer);
     this->current = NULL;
-    end_future(L, rt, EXECUTOR_AT, FUTURE_AT, values);
+    end_future(L, rt, FUTURES_AT, FUTURE_AT, values);
   }
   return 0;
 }
@@ -286,7 +284,7 @@ static void fail_current(lua_State *L, peri_runtime *rt, int idx,
   lua_getiuservalue(L, idx, FUTURES);
   lua_rawgeti(L, -1, future->place);
   lua_pushvalue(L, error);
-  end_future(L, rt, idx, error + 2, -1);
+  end_future(L, rt, error + 1, error + 2, -1);
 }
 
 /* Ends the futures of the jobs that have come home. The executor is at idx. */
@@ -357,9 +355,9 @@ static void deliver(lua_State *L, void *argument)
 /* -- Cancelling ------------------------------------------------------------- */
 
 /* The future at idx ends as cancelled. The carrier has the job no more if the
- * executor is given, at an index. */
+ * table of futures is given, at an index. */
 static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
-                          int message_idx, int executor)
+                          int message_idx, int futures)
 {
   peri__job_future *future = lua_touserdata(L, idx);
   bool inline_links = future->future.loop == NULL;
@@ -370,8 +368,8 @@ static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
   else
     lua_pushnil(L);
   peri__future_settle_cancelled(L, rt, idx, false);
-  if (executor != 0)
-    forget_job(L, future, executor);
+  if (futures != 0)
+    forget_job(L, future, futures);
   if (inline_links)
     peri__links_call(L, rt);
 }
@@ -399,9 +397,11 @@ static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
     return false;
   }
   bool withdrawn = withdraw(L, future);
+  if (withdrawn)
+    lua_getiuservalue(L, top + 1, FUTURES);
   if (!withdrawn && future->future.loop == NULL)
     return false;
-  end_cancelled(L, rt, idx, message_idx, withdrawn ? top + 1 : 0);
+  end_cancelled(L, rt, idx, message_idx, withdrawn ? top + 2 : 0);
   if (withdrawn)
     peri__room_grant(L, rt, top + 1);
   lua_settop(L, top);
@@ -448,9 +448,21 @@ peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
 
 /* -- Submitting ------------------------------------------------------------- */
 
+static handle *check_handle(lua_State *L, peri_runtime *rt)
+{
+  if (peri_likely(lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1))) {
+    const void *meta = lua_topointer(L, -1);
+    lua_pop(L, 1);
+    if (peri_likely(meta == rt->meta_executor))
+      return lua_touserdata(L, 1);
+  }
+  peri__arg_type_error(L, rt, 1, "executor");
+  return NULL;
+}
+
 peri__executor *peri__check_executor(lua_State *L)
 {
-  handle *this = luaL_checkudata(L, 1, HANDLE);
+  handle *this = check_handle(L, peri__rt(L));
   if (this->executor->pool == NULL)
     peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME, "the Lua state is closing");
   lua_getiuservalue(L, 1, 1);
@@ -460,6 +472,8 @@ peri__executor *peri__check_executor(lua_State *L)
 static void check_takes_jobs(lua_State *L, peri_runtime *rt,
                              peri__executor *executor)
 {
+  if (executor->pool == NULL)
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "the Lua state is closing");
   if (atomic_load(&executor->pool->broken) != NULL) {
     push_broken(L, rt, executor->pool);
     lua_error(L);
@@ -467,9 +481,12 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
   if (executor->pool->closed)
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "cannot submit a job: the executor was shut down");
-  if (!executor->anchored && !push_executors(L))
+  if (executor->anchored)
+    return;
+  if (!push_executors(L))
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "cannot submit a job: the runtime is closing");
+  lua_pop(L, 1);
 }
 
 /* Pushes a future, of the loop at loop_idx or (0) of none. */
@@ -509,7 +526,6 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
     lua_rawseti(L, -2, -(lua_Integer)future->place);
     future->has_refs = true;
   }
-  lua_pop(L, 1);
   peri__job_put(&future->job, &future->job.in, lua_touserdata(L, idx + 1));
   future->executor = executor;
   count(executor, 1);
@@ -518,9 +534,11 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
                    : 0;
   if (status == 0)
     status = pool->ops->submit(pool, &future->job);
-  if (peri_likely(status == 0))
+  if (peri_likely(status == 0)) {
+    lua_pop(L, 1);
     return;
-  forget_job(L, future, idx);
+  }
+  forget_job(L, future, lua_gettop(L));
   peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
               uv_strerror(status));
 }
@@ -529,10 +547,10 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
 static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
 {
   int n = lua_gettop(L) - fn + 1, idx = fn + n;
-  peri__executor *executor = peri__check_executor(L); /* at idx */
+  peri__executor *executor = ((handle *)lua_touserdata(L, 1))->executor;
   check_takes_jobs(L, rt, executor);
-  lua_settop(L, idx);
   peri__check_stack(L, LUA_MINSTACK);
+  lua_getiuservalue(L, 1, 1); /* the executor, at idx */
   peri__message *message = push_message(L, idx);
   peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
   anchor(L, executor, idx);
@@ -572,7 +590,7 @@ static bool is_full(const peri__executor *executor)
 static int l_submit(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  handle *this = luaL_checkudata(L, 1, HANDLE);
+  handle *this = check_handle(L, rt);
   int fn = peri__open_call(L, rt, 2);
   if (peri_unlikely(is_full(this->executor)))
     return submit_later(L, fn);
@@ -582,14 +600,16 @@ static int l_submit(lua_State *L)
 /* executor:_submit_now(fn, ...) -> future: whether there is room or not */
 static int l_submit_now(lua_State *L)
 {
-  return submit(L, peri__rt(L), 2, 0);
+  peri_runtime *rt = peri__rt(L);
+  check_handle(L, rt);
+  return submit(L, rt, 2, 0);
 }
 
 /* submit_for(executor, loop, fn, ...) -> future of the loop */
 static int l_submit_for(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  luaL_checkudata(L, 1, HANDLE);
+  check_handle(L, rt);
   peri__check_loop(L, rt, 2);
   return submit(L, rt, peri__open_call(L, rt, 3), 2);
 }
@@ -610,9 +630,9 @@ static int l_cancel_queued(lua_State *L)
     lua_getiuservalue(L, 2, FUTURES);
     lua_rawgeti(L, 3, future->place);
     if (is_open(future))
-      end_cancelled(L, rt, 4, 0, 2);
+      end_cancelled(L, rt, 4, 0, 3);
     else
-      forget_job(L, future, 2);
+      forget_job(L, future, 3);
     lua_settop(L, 2);
   }
   peri__room_grant(L, rt, 2);
@@ -812,6 +832,7 @@ static void make_metatable(lua_State *L, const char *name, lua_CFunction gc)
 static void push_methods(lua_State *L, peri_runtime *rt)
 {
   luaL_getmetatable(L, HANDLE);
+  rt->meta_executor = lua_topointer(L, -1);
   lua_pushliteral(L, "Executor");
   lua_setfield(L, -2, "__name");
   lua_newtable(L);
