@@ -22,12 +22,13 @@
  * the owner's loops, or the host.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
 #include "pool/worker.h"
 
-enum { LARGEST_SHARE = 64 };
+enum { LARGEST_SHARE = 64, LINGER = 32 };
 
 typedef struct thread_pool thread_pool;
 
@@ -191,12 +192,30 @@ static peri__job *next_of_mine(peri__thread *thread)
   return job;
 }
 
+/* Who submits one short job after the other is about to submit the next: to let
+ * others run for a moment costs less than to sleep and be woken. */
+static void linger(thread_pool *pool)
+{
+  for (int i = 0; i < LINGER; i++) {
+    if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL)
+      return;
+    sched_yield();
+  }
+}
+
 /* Waits for the next job. NULL: there will be none. */
 static peri__job *next_job(thread_pool *pool, peri__thread *thread)
 {
   peri__job *job = next_of_mine(thread);
   if (job != NULL)
     return job;
+  uv_mutex_lock(&pool->mutex);
+  if ((job = take(pool, thread)) != NULL) {
+    uv_mutex_unlock(&pool->mutex);
+    return job;
+  }
+  uv_mutex_unlock(&pool->mutex);
+  linger(pool);
   uv_mutex_lock(&pool->mutex);
   while ((job = take(pool, thread)) == NULL && !pool->closed)
     doze(pool);
