@@ -13,6 +13,16 @@
 
 #include "pool/codec.h"
 
+/* Between two looks at what another thread is to change. */
+static inline void peri__relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 /* How a job ended. */
 typedef enum peri__outcome {
   PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */

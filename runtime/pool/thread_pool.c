@@ -28,7 +28,7 @@
 
 #include "pool/worker.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 32 };
+enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16 };
 
 typedef struct thread_pool thread_pool;
 
@@ -37,6 +37,7 @@ typedef struct peri__thread {
   thread_pool *pool;
   uv_thread_t id;
   peri__worker worker;
+  unsigned streak;  /* jobs since it slept */
   uv_mutex_t mutex; /* guards the rest; nothing is locked inside */
   peri_list mine;   /* jobs taken and not begun; job->carrier is this thread */
   size_t count;
@@ -192,15 +193,19 @@ static peri__job *next_of_mine(peri__thread *thread)
   return job;
 }
 
-/* Who submits one short job after the other is about to submit the next: to let
- * others run for a moment costs less than to sleep and be woken. */
-static void linger(thread_pool *pool)
+static bool has_news(thread_pool *pool)
 {
-  for (int i = 0; i < LINGER; i++) {
-    if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL)
-      return;
+  return atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL;
+}
+
+/* When short jobs come one after the other, to let other threads run for a
+ * moment costs less than to sleep and be woken, on either side. */
+static void linger(thread_pool *pool, peri__thread *thread)
+{
+  if (thread->streak < STREAK)
+    return;
+  for (int i = 0; i < LINGER && !has_news(pool); i++)
     sched_yield();
-  }
 }
 
 /* Waits for the next job. NULL: there will be none. */
@@ -215,10 +220,12 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
     return job;
   }
   uv_mutex_unlock(&pool->mutex);
-  linger(pool);
+  linger(pool, thread);
   uv_mutex_lock(&pool->mutex);
-  while ((job = take(pool, thread)) == NULL && !pool->closed)
+  while ((job = take(pool, thread)) == NULL && !pool->closed) {
+    thread->streak = 0;
     doze(pool);
+  }
   uv_mutex_unlock(&pool->mutex);
   return job;
 }
@@ -322,8 +329,10 @@ static void thread_main(void *argument)
   thread_pool *pool = thread->pool;
   peri__job *job;
   name_thread(thread->worker.name);
-  while ((job = next_job(pool, thread)) != NULL)
+  while ((job = next_job(pool, thread)) != NULL) {
     do_job(pool, &thread->worker, job);
+    thread->streak++;
+  }
   peri__worker_close(&thread->worker);
   end_thread(pool);
 }
