@@ -7,6 +7,7 @@
 -- Prints both states, and exits 1 if something has leaked. SECONDS: 60, of which the
 -- first sixth warms up; CLIENTS: 200.
 local peri = require "perilune"
+local fs = require "perilune.fs"
 local net = require "perilune.net"
 local native = require "perilune._net"
 
@@ -127,20 +128,19 @@ end
 -- Measuring -----------------------------------------------------------------------------
 
 local function count_descriptors()
-  local list, n = io.popen "ls /proc/$PPID/fd", 0
-  for _ in list:lines() do n = n + 1 end
-  list:close()
+  local n = 0
+  for _ in fs.scandir "/proc/self/fd" do n = n + 1 end
   return n
 end
 
--- Once all connections have ended.
-local function state()
+-- Once all connections have ended, and the closed handles are freed: so many
+-- descriptors at most should be left then.
+local function state(descriptors)
   local patience = clock:now() + 30
   repeat
     collectgarbage()
-    peri.sleep(0.01)
-  until handlers == 0 or clock:now() > patience
-  peri.sleep(0.05) -- the closed handles are freed
+    peri.sleep(0.05)
+  until handlers == 0 and count_descriptors() <= descriptors or clock:now() > patience
   for _ = 1, 10 do collectgarbage() end -- stacks shrink by and by
   return {
     connections = handlers,
@@ -182,9 +182,9 @@ local connect = {
 
 fill_pool()
 run_for(seconds / 6, connect)
-local warm = state()
+local warm = state(math.huge)
 run_for(seconds * 5 / 6, connect)
-local final = state()
+local final = state(warm.descriptors)
 
 print(("%d conversations of %d clients in %g s, seed %d"):format(conversations, clients, seconds, seed))
 local leaked = false

@@ -1,5 +1,5 @@
---- Connections to several addresses at once, the first to stand wins (RFC 8305).
---- Private to the library.
+--- Connections to several addresses at once, the first to stand wins (RFC 8305);
+--- and the wait by the real clock that this takes. Private to the library.
 local core = require "perilune._core"
 local errors = require "perilune.errors"
 local owned = require "perilune.owned"
@@ -11,6 +11,8 @@ local several, several_wait, several_limit_real =
 local get_running_loop = core.get_running_loop
 local OSError = errors.OSError
 
+local eyeballs = {}
+
 -- The attempts under way, and what has become of the others.
 local Race = {}
 
@@ -20,10 +22,13 @@ function Timer:__close(err) -- luacheck: no unused args
   if self.handle then self.handle:cancel() end
 end
 
--- Waits until an attempt has ended, or for the delay by the real clock.
-local function wait_for_one(race, delay)
-  local pending = race.pending
-  local first = several(pending, #pending, "FIRST_COMPLETED")
+---Waits until one of the futures has ended, or for the delay. By the real clock:
+---what the kernel does takes no virtual time.
+---@param futures perilune.Future[]
+---@param delay number? seconds; nil, false: as long as it takes
+---@async
+function eyeballs.wait(futures, delay)
+  local first = several(futures, #futures, "FIRST_COMPLETED")
   if not delay then return several_wait(first) end
   local timer <close> = setmetatable({ handle = false }, Timer)
   timer.handle = several_limit_real(get_running_loop(), delay, first)
@@ -78,8 +83,6 @@ function Race:__close(err)
   if err == nil then error(problem, 0) end
 end
 
-local eyeballs = {}
-
 ---Calls `connect(entry, opts)` in tasks for the entries, in order: the next when
 ---one has failed or `delay` seconds have gone by, until one returns a stream. The
 ---others are cancelled and have ended then.
@@ -96,7 +99,7 @@ function eyeballs.race(list, delay, connect, opts)
       started = started + 1
       race.pending[#race.pending + 1] = create_task(connect, list[started], opts)
     end
-    wait_for_one(race, started < #list and delay)
+    eyeballs.wait(race.pending, started < #list and delay)
     sort_out(race)
     if race.failure ~= nil then error(race.failure, 0) end
   until race.stream or started == #list and #race.pending == 0

@@ -162,24 +162,13 @@ function net.open_connection(host, port, options)
   end)
 end
 
-local function wake(future)
-  if not future:done() then future:set_result() end
-end
-
--- Sleeps by the real clock.
-local function pause(seconds)
-  local future = core.create_future()
-  core.call_later_real(core.get_running_loop(), seconds, wake, future)
-  core.await(future)
-end
-
 -- A server whose queue of connections is full lets nobody wait in it: the kernel
 -- says so at once.
 local function connect_unix(path, limit)
   local delay = 0.001
   local stream = native.connect_unix(path, limit)
   while not stream do
-    pause(delay)
+    require "perilune.eyeballs".wait({ core.create_future() }, delay)
     if delay < 0.1 then delay = delay * 2 end
     stream = native.connect_unix(path, limit)
   end

@@ -214,19 +214,30 @@ void peri__debug_tell_source(lua_State *L, peri_runtime *rt, int idx)
   peri__debug_tell_trace(L);
 }
 
+/* [error, runtime] */
+static int trace_task(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 2);
+  peri__push_task(L, rt->task); /* at 3 */
+  const char *name = peri__task_name(L, rt, rt->task, 3);
+  lua_pushfstring(L, "%s was created at:", name);
+  peri__debug_push_source(L, rt, 3);
+  if (lua_istable(L, -1) && lua_rawlen(L, -1) > 0)
+    peri__trace_append(L, rt, 1, lua_tostring(L, -2));
+  return 0;
+}
+
 void peri__debug_trace_task(lua_State *L, peri_runtime *rt, int idx)
 {
-  if (rt->task == NULL || !lua_checkstack(L, 16) ||
+  if (rt->task == NULL || !lua_checkstack(L, 8) ||
       peri__sentinel_of(L, rt, idx) || peri__is_cancelled_error(L, rt, idx))
     return;
-  int top = lua_gettop(L);
-  peri__push_task(L, rt->task);
-  const char *name = peri__task_name(L, rt, rt->task, top + 1);
-  lua_pushfstring(L, "%s was created at:", name);
-  peri__debug_push_source(L, rt, top + 1);
-  if (lua_istable(L, -1) && lua_rawlen(L, -1) > 0)
-    peri__trace_append(L, rt, idx, lua_tostring(L, -2));
-  lua_settop(L, top);
+  lua_pushvalue(L, idx);
+  lua_pushcfunction(L, trace_task);
+  lua_insert(L, -2);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK) /* the error goes on without it */
+    lua_pop(L, 1);
 }
 
 /* source_traceback(object) -> the text of where it was made, or nil */
@@ -294,9 +305,21 @@ static void report_slow(lua_State *L, peri_runtime *rt, int subject,
   say(L, rt, "warning", slow_text, 4);
 }
 
+/* Pushes the task whose node this is. A bare one, and its node, is somewhere
+ * else then; without memory for that it is not pushed, but nil. */
+static void push_task(lua_State *L, peri_runtime *rt, peri_node **node)
+{
+  if (!peri__task_make_plain(L, rt, peri__node_task(*node))) {
+    lua_pushnil(L);
+    return;
+  }
+  peri_task *task = peri__task_now(peri__node_task(*node));
+  *node = &task->node;
+  peri__push_task(L, task);
+}
+
 /* Pushes what the node runs, and its handle or nil. Returns what a function is;
- * NULL: a task, or nothing of the script's (nil). A bare task, and its node, is
- * somewhere else then. */
+ * NULL: a task, or nothing that can be told of (nil). Needs no memory. */
 static const char *push_subject(lua_State *L, peri_runtime *rt,
                                 peri_node **node)
 {
@@ -304,12 +327,10 @@ static const char *push_subject(lua_State *L, peri_runtime *rt,
     return peri__handle_push(L, rt, *node);
   if ((*node)->kind == PERI_NODE_LINK)
     return peri__link_push(L, rt, *node);
-  if ((*node)->kind == PERI_NODE_TASK) {
-    peri__push_task(L, peri__node_task(*node));
-    *node = &((peri_task *)lua_touserdata(L, -1))->node;
-  } else {
+  if ((*node)->kind == PERI_NODE_TASK)
+    push_task(L, rt, node);
+  else
     lua_pushnil(L); /* watch.c times its callbacks one by one */
-  }
   lua_pushnil(L);
   return NULL;
 }

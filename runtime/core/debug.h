@@ -29,7 +29,7 @@ void peri__debug_push_source(lua_State *L, peri_runtime *rt, int idx);
 void peri__debug_tell_source(lua_State *L, peri_runtime *rt, int idx);
 void peri__debug_tell_trace(lua_State *L);
 /* The error at idx has left the running task: where that was made becomes part
- * of its trace. */
+ * of its trace, unless there is no memory for it. */
 void peri__debug_trace_task(lua_State *L, peri_runtime *rt, int idx);
 
 /* Runs a node of the ready queue, by run, and reports it if it was slow. */

@@ -497,13 +497,13 @@ static void gather_any(lua_State *L, peri_runtime *rt, peri_loop *loop,
                        lua_Integer n)
 {
   enum { GATHER = 7 };
+  peri__check_stack(L, GATHER + 4); /* nothing is anchored yet */
   lua_createtable(L, (int)n, 1);
   lua_newtable(L);
   peri_gather *gather = gather_new(L, rt, loop, n, sizeof(peri_child));
   gather->node = (peri_child *)(gather + 1);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
-  luaL_checkstack(L, GATHER + 4, NULL);
   int late = adopt_futures(L, gather);
   if (late < 0) {
     lua_pushcfunction(L, adopt_all);

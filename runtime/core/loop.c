@@ -447,9 +447,16 @@ static void run_node(lua_State *L, peri_runtime *rt, peri_node *node)
   }
 }
 
+static inline void nothing_runs(peri_runtime *rt)
+{
+  rt->task = NULL;
+  rt->current = NULL;
+}
+
 /* The ordinary step, most of what a loop does: a task that has started,
  * is not cancelled and has no coroutines of the script's goes on to its next
- * wait. All others are for task.c. Leaves rt->task set after a wait. */
+ * wait. All others are for task.c. Leaves rt->task and rt->current set after a
+ * wait, when both are sure to live on. */
 static inline void step(lua_State *L, peri_runtime *rt, peri_task *task)
 {
   enum { ORDINARY = PERI_T_STARTED, LOOK_AT = ORDINARY | PERI_T_MUST_CANCEL };
@@ -467,7 +474,7 @@ static inline void step(lua_State *L, peri_runtime *rt, peri_task *task)
   task = peri__task_now(task);
   if (peri_likely(status == LUA_YIELD && task->wait != PERI_WAIT_NONE))
     return;
-  rt->task = NULL;
+  nothing_runs(rt);
   peri__task_stepped(L, rt, task, status);
 }
 
@@ -479,13 +486,13 @@ static inline void run_batch(lua_State *L, peri_runtime *rt, peri_loop *loop)
     if (peri_likely(node->kind == PERI_NODE_TASK)) {
       step(L, rt, peri__node_task(node));
     } else {
-      rt->task = NULL;
+      nothing_runs(rt);
       run_node(L, rt, node);
     }
     if (peri_unlikely(rt->abort != PERI_SENTINEL_NONE))
       break;
   }
-  rt->task = NULL;
+  nothing_runs(rt);
 }
 
 /* The same in debug mode: each entry is timed. */

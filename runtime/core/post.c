@@ -178,12 +178,19 @@ void peri__interrupt_reset(peri_runtime *rt)
   atomic_store(&rt->interrupts, 0);
 }
 
+/* Whether the code is the loop's own, to which no interrupt is raised: the round
+ * will see that there is one. */
+static bool between_steps(const peri_runtime *rt)
+{
+  return rt->run != NULL && rt->task == NULL && rt->callback == NULL;
+}
+
 static void interrupt_hook(lua_State *L, lua_Debug *ar)
 {
   (void)ar;
   lua_sethook(L, NULL, 0, 0);
   peri_runtime *rt = peri_of(L);
-  if (rt == NULL || atomic_load(&rt->interrupts) == 0)
+  if (rt == NULL || atomic_load(&rt->interrupts) == 0 || between_steps(rt))
     return;
   atomic_store(&rt->interrupts, 0);
   rt->interrupt_stage = 2;

@@ -543,13 +543,13 @@ static int open_protected(lua_State *L)
   rt->thread = uv_thread_self();
   peri__list_init(&rt->clocks);
   peri__list_init(&rt->sentries);
-  if (peri__post_init(rt) < 0)
-    return luaL_error(L, "perilune: cannot make a mutex");
-  rt->closed = false;
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, l_gc);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
+  if (peri__post_init(rt) < 0)
+    return luaL_error(L, "perilune: cannot make a mutex");
+  rt->closed = false; /* from here on the collection of it closes it */
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime_key);
   /* Functions of ours that the script keeps point at it for ever. */

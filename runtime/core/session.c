@@ -16,6 +16,12 @@
 
 enum { ATTEMPT_HANDLER = 1 };
 
+/* Upvalues of attempt, behind the runtime: what it says about a failure, which
+ * may be one for want of memory. */
+enum { ATTEMPT_ERROR = 2, ATTEMPT_INTERRUPT, ATTEMPT_NO_ROOM };
+static const char *const attempt_texts[] = {"error", "interrupt",
+                                            "too many results"};
+
 static bool is_interrupt(lua_State *L, peri_runtime *rt)
 {
   switch (peri__sentinel_of(L, rt, -1)) {
@@ -51,16 +57,34 @@ static void answer(lua_State *L, peri_runtime *rt, uint32_t cancels)
   peri__interrupt_reset(rt);
 }
 
-/* The error is on top: whose it is, and what it says. */
+/* [trace, runtime] */
+static int trace_text(lua_State *L)
+{
+  peri_runtime *rt = lua_touserdata(L, 2);
+  lua_settop(L, 1);
+  peri__trace_text(L, rt);
+  return 1;
+}
+
+/* The error is on top: whose it is, and what it says. Without memory for the
+ * text of its trace there is none. */
 static int push_failure(lua_State *L, peri_runtime *rt)
 {
   int err = lua_gettop(L);
   lua_pushboolean(L, false);
-  lua_pushliteral(L, "error");
+  lua_pushvalue(L, lua_upvalueindex(ATTEMPT_ERROR));
   lua_pushvalue(L, err);
+  lua_pushcfunction(L, trace_text);
   peri__trace_push(L, rt, err);
-  if (lua_istable(L, -1))
-    peri__trace_text(L, rt);
+  if (!lua_istable(L, -1)) {
+    lua_replace(L, -2);
+    return 4;
+  }
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    lua_pushnil(L);
+  }
   return 4;
 }
 
@@ -78,12 +102,12 @@ static int go_through(lua_State *L, peri_runtime *rt, bool failed)
 static int attempt_k(lua_State *L, int status, lua_KContext ctx)
 {
   peri_runtime *rt = peri__rt(L);
-  if (!lua_checkstack(L, 16)) {
-    lua_settop(L, ATTEMPT_HANDLER);
-    lua_pushliteral(L, "too many results");
-    status = LUA_ERRRUN;
-  }
   bool failed = status != LUA_OK && status != LUA_YIELD;
+  if (!failed && !lua_checkstack(L, 16)) { /* after an error there is room */
+    lua_settop(L, ATTEMPT_HANDLER);
+    lua_pushvalue(L, lua_upvalueindex(ATTEMPT_NO_ROOM));
+    failed = true;
+  }
   if (rt->main_phase != PERI_MAIN_RUNS)
     return go_through(L, rt, failed);
   if (!failed) {
@@ -99,13 +123,14 @@ static int attempt_k(lua_State *L, int status, lua_KContext ctx)
   if (!interrupted)
     return push_failure(L, rt);
   lua_pushboolean(L, false);
-  lua_pushliteral(L, "interrupt");
+  lua_pushvalue(L, lua_upvalueindex(ATTEMPT_INTERRUPT));
   return 2;
 }
 
 /* attempt(fn, ...) -> true, values...
  *                   | false, "interrupt"
- *                   | false, "error", error, traceback or nil */
+ *                   | false, "error", error, traceback or nil
+ * Raises nothing of its own once fn is called. */
 static int l_attempt(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
@@ -132,21 +157,35 @@ static int l_session(lua_State *L)
   return 0;
 }
 
+/* [task or nil, runtime, what is so named] */
+static int build_interrupted(lua_State *L)
+{
+  bool task = !lua_isnil(L, 1);
+  lua_createtable(L, 0, 2);
+  lua_pushfstring(L, "%s was ended by an interrupt",
+                  task ? "a task" : (const char *)lua_touserdata(L, 3));
+  lua_setfield(L, -2, "message");
+  if (task) {
+    peri__task_name(L, lua_touserdata(L, 2), lua_touserdata(L, 1), 1);
+    lua_setfield(L, -2, "task");
+  }
+  return 1;
+}
+
 /* Whose end it was: a task, which stands at idx, or what is so named. */
 static void report_interrupted(lua_State *L, peri_runtime *rt, peri_task *task,
                                int idx, const char *what)
 {
-  if (!lua_checkstack(L, 16))
+  if (!lua_checkstack(L, 4))
     return;
-  lua_createtable(L, 0, 2);
-  lua_pushfstring(L, "%s was ended by an interrupt",
-                  task != NULL ? "a task" : what);
-  lua_setfield(L, -2, "message");
-  if (task != NULL) {
-    peri__task_name(L, rt, task, idx);
-    lua_setfield(L, -2, "task");
-  }
-  peri__report(L, rt, rt->run->loop);
+  if (task != NULL)
+    lua_pushvalue(L, idx);
+  else
+    lua_pushnil(L);
+  lua_pushlightuserdata(L, rt);
+  lua_pushlightuserdata(L, (void *)what);
+  peri__report_built(L, rt, rt->run->loop, build_interrupted, 3,
+                     "something was ended by an interrupt");
 }
 
 void peri__end_runs(lua_State *L, peri_runtime *rt, peri_sentinel why,
@@ -191,12 +230,18 @@ static int l_stand_in(lua_State *L)
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"attempt", l_attempt},
-                                     {"session", l_session},
-                                     {"stand_in", l_stand_in},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"session", l_session}, {"stand_in", l_stand_in}, {NULL, NULL}};
 
 void peri__session_open(lua_State *L, peri_runtime *rt)
 {
   peri__register(L, rt, functions);
+  enum { TEXTS = sizeof attempt_texts / sizeof *attempt_texts };
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_pushlightuserdata(L, rt);
+  for (int i = 0; i < TEXTS; i++)
+    lua_pushstring(L, attempt_texts[i]);
+  lua_pushcclosure(L, l_attempt, 1 + TEXTS);
+  lua_setfield(L, -2, "attempt");
+  lua_pop(L, 1);
 }

@@ -448,7 +448,7 @@ describe("debug mode", function()
       local start = os.clock()
       repeat until os.clock() - start > 0.002
     end)
-    loop:call_soon(function() end)
+    loop:call_soon(function() loop.slow_callback_duration = 3600 end)
     peri.sleep(0)
     loop:set_debug(false)
     local _, count = logged():gsub("Executing <a call_soon callback", "")

@@ -207,37 +207,58 @@ static void sees_the_hosts_handles(void)
   CHECK_INT(0, uv_loop_close(&uv));
 }
 
-static int told;
+typedef struct asker {
+  peri_runtime *runtime;
+  uv_sem_t sleeps; /* posted by the script */
+  int told;
+} asker;
 
 static void on_log(void *ud, int level, const char *text)
 {
-  (void)ud;
+  asker *a = ud;
   CHECK_INT(20, level);
   CHECK_TEXT("1 task:\n  Task-1 at spec:2: waits in sleep, ", text);
-  told++;
+  a->told++;
+  peri_interrupt(a->runtime);
 }
 
 static void ask(void *ud)
 {
-  uv_sleep(10);
-  peri_print_tasks(ud);
+  asker *a = ud;
+  uv_sem_wait(&a->sleeps);
+  peri_print_tasks(a->runtime);
+}
+
+static int l_sleeps(lua_State *L)
+{
+  uv_sem_post(lua_touserdata(L, lua_upvalueindex(1)));
+  return 0;
 }
 
 /* The tree of tasks, asked for by another thread. */
 static void prints_tasks(void)
 {
-  peri_runtime *runtime;
+  asker a = {0};
   peri_options options;
   uv_thread_t thread;
   peri_options_init(&options);
   options.log = on_log;
-  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
-  CHECK_INT(0, uv_thread_create(&thread, ask, runtime));
-  CHECK_INT(PERI_OK, run_code(runtime, "local peri = require 'perilune'\n"
-                                       "peri.sleep(0.1)\n"));
+  options.log_ud = &a;
+  CHECK_INT(0, uv_sem_init(&a.sleeps, 0));
+  CHECK_INT(PERI_OK, peri_new(&a.runtime, &options));
+  lua_State *L = peri_state(a.runtime);
+  lua_pushlightuserdata(L, &a.sleeps);
+  lua_pushcclosure(L, l_sleeps, 1);
+  lua_setglobal(L, "sleeps");
+  CHECK_INT(0, uv_thread_create(&thread, ask, &a));
+  CHECK_INT(PERI_EINTERRUPTED,
+            run_code(a.runtime, "local peri = require 'perilune'\n"
+                                "peri.sleep(3600, peri.get_running_loop()"
+                                ":call_soon(sleeps))\n"));
   CHECK_INT(0, uv_thread_join(&thread));
-  CHECK_INT(1, told);
-  peri_close(runtime);
+  CHECK_INT(1, a.told);
+  peri_close(a.runtime);
+  uv_sem_destroy(&a.sleeps);
 }
 
 int main(void)

@@ -2,6 +2,7 @@
  * code, and twice. */
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 
 #include "check.h"
 
@@ -168,6 +169,76 @@ static void works_between_steps(void)
   peri_close(runtime);
 }
 
+/* An allocator that gives nothing back, but sees who writes there. */
+typedef struct grave {
+  struct grave *next;
+  size_t size;
+  unsigned char bytes[];
+} grave;
+
+enum { DEAD = 0xdd };
+
+static void *bury(void *ud, void *block, size_t old_size, size_t new_size)
+{
+  grave **graves = ud, *made = NULL;
+  if (new_size > 0) {
+    made = malloc(sizeof *made + new_size);
+    if (made == NULL)
+      return NULL;
+    made->size = new_size;
+  }
+  if (block != NULL) {
+    grave *old = (grave *)((char *)block - offsetof(grave, bytes));
+    if (made != NULL)
+      memcpy(made->bytes, block, old_size < new_size ? old_size : new_size);
+    memset(old->bytes, DEAD, old->size);
+    old->next = *graves;
+    *graves = old;
+  }
+  return made != NULL ? made->bytes : NULL;
+}
+
+static void check_graves(grave *old)
+{
+  while (old != NULL) {
+    grave *next = old->next;
+    for (size_t i = 0; i < old->size; i++)
+      CHECK_INT(DEAD, old->bytes[i]);
+    free(old);
+    old = next;
+  }
+}
+
+/* In debug mode no coroutine is used again, so the last one is garbage. */
+static void knows_what_runs(void)
+{
+  peri_runtime *runtime;
+  peri_options options;
+  grave *graves = NULL;
+  peri_options_init(&options);
+  options.alloc = bury;
+  options.alloc_ud = &graves;
+  options.debug = 1;
+  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
+  CHECK_INT(PERI_OK,
+            start_code(runtime, "local peri = require 'perilune'\n"
+                                "peri.create_task(function() ended = 1 end)\n"
+                                "peri.sleep(3600)\n"));
+  while (global_integer(peri_state(runtime), "ended") != 1)
+    CHECK_INT(1, peri_step(runtime, 0));
+  lua_gc(peri_state(runtime), LUA_GCCOLLECT);
+  lua_gc(peri_state(runtime), LUA_GCCOLLECT);
+  CHECK_INT(1, peri_interrupt(runtime));
+  CHECK_INT(2, peri_interrupt(runtime));
+  peri_print_tasks(runtime);
+  int status;
+  while ((status = peri_step(runtime, 0)) > 0)
+    ;
+  CHECK_INT(PERI_EINTERRUPTED, status);
+  peri_close(runtime);
+  check_graves(graves);
+}
+
 int main(void)
 {
   cancels_a_waiting_script();
@@ -178,5 +249,6 @@ int main(void)
   }
   counts_what_is_not_answered();
   works_between_steps();
+  knows_what_runs();
   return 0;
 }

@@ -74,28 +74,44 @@ describe("SIGUSR1", function()
     local peri = require "perilune"
     local pid = io.open "/proc/self/stat":read "n"
     local function say(...) io.stderr:write(..., "\n") end
+    -- Returns a function that tells whether it was sent, and so has come; and the
+    -- path where a file appears then.
     local function signal_soon()
-      os.execute("{ sleep 0.05; kill -USR1 " .. pid .. "; } >/dev/null 2>&1 &")
+      local path = os.tmpname()
+      os.remove(path)
+      os.execute(("{ sleep 0.05; kill -USR1 %d; : >%s; } >/dev/null 2>&1 &"):format(pid, path))
+      return function()
+        local file = io.open(path)
+        if file then file:close() os.remove(path) end
+        return file ~= nil
+      end, path
+    end
+    local function burn()
+      local sent = signal_soon()
+      repeat until sent()
+    end
+    local function wait_for(sent)
+      repeat peri.sleep(0.01) until sent()
     end
   ]]
 
   it("prints the tasks of a script that waits", function()
     local _, err, status = code(head .. [[
+      local loop, both = peri.get_running_loop(), peri.Future()
       peri.create_task { peri.sleep, 60, name = "sleeper" }
-      signal_soon()
-      peri.sleep(0.2)
+      loop:add_signal_handler("SIGUSR2", both.set_result, both)
+      loop:call_soon(os.execute, ("{ kill -USR1 %d; kill -USR2 %d; } &"):format(pid, pid))
+      both:await()
       say "after"
     ]])
-    matches("^2 tasks:\n  Task%-1 at %S+: waits in sleep, %S+ s to go\n"
+    matches("^2 tasks:\n  Task%-1 at %S+: awaits Future\n"
       .. "    sleeper: waits in sleep, %S+ s to go\nafter\n$", err)
     assert.equal(0, status)
   end)
 
   it_interrupts("prints them at once while code runs that does not wait", function()
     local _, err, status = code(head .. [[
-      signal_soon()
-      local start = os.clock()
-      while os.clock() - start < 0.2 do end
+      burn()
       say "after"
     ]])
     matches("^1 task:\n  Task%-1 at %S+:%d+: runs\nafter\n$", err)
@@ -104,17 +120,9 @@ describe("SIGUSR1", function()
 
   it_interrupts("prints them while a callback and a coroutine run", function()
     local _, err, status = code(head .. [[
-      local function burn()
-        local start = os.clock()
-        while os.clock() - start < 0.2 do end
-      end
-      peri.get_running_loop():call_soon(function()
-        signal_soon()
-        burn()
-      end)
+      peri.get_running_loop():call_soon(burn)
       peri.sleep(0)
       say "between"
-      signal_soon()
       coroutine.wrap(burn)()
       say "after"
     ]])
@@ -128,9 +136,7 @@ describe("SIGUSR1", function()
       local count = 0
       debug.sethook(function() count = count + 1 end, "", 1000)
       local before = { debug.gethook() }
-      signal_soon()
-      local start = os.clock()
-      while os.clock() - start < 0.2 do end
+      burn()
       local now, hook = count, { debug.gethook() }
       while count == now do end
       debug.sethook()
@@ -145,11 +151,12 @@ describe("SIGUSR1", function()
     local _, err, status = code(head .. [[
       local future, loop = peri.Future(), peri.get_running_loop()
       loop:add_signal_handler("SIGUSR1", function() future:set_result "mine" end)
-      signal_soon()
+      local sent = signal_soon()
       say(future:await())
+      wait_for(sent)
       loop:remove_signal_handler "SIGUSR1"
-      signal_soon()
-      peri.sleep(0.2)
+      wait_for(signal_soon())
+      peri.sleep(0)
     ]])
     matches("^mine\n1 task:\n", err)
     assert.equal(0, status)
@@ -157,8 +164,8 @@ describe("SIGUSR1", function()
 
   it("stays ignored where the program was started so", function()
     local path = support.file(head .. [[
-      signal_soon()
-      peri.sleep(0.2)
+      wait_for(signal_soon())
+      peri.sleep(0)
       say "after"
     ]])
     local _, err, status = support.shell(("trap '' USR1; %s %s"):format(
@@ -168,8 +175,8 @@ describe("SIGUSR1", function()
 
   it("does not interrupt a read", function()
     local out, _, status = code(head .. [[
-      signal_soon()
-      print((io.popen "sleep 0.2; echo line":read "l"))
+      local _, path = signal_soon()
+      print((io.popen(("until [ -e %s ]; do sleep 0.01; done; rm %s; echo line"):format(path, path)):read "l"))
     ]])
     assert.same({ "line\n", 0 }, { out, status })
   end)

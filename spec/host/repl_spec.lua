@@ -5,7 +5,7 @@ local support = require "support"
 
 local expect, send, line, exit = pty.expect, pty.send, pty.line, pty.exit
 local CTRL_C <const>, CTRL_D <const>, TAB <const>, UP <const> = "\3", "\4", "\t", "\27[A"
-local SIGTERM <const>, SIGHUP <const>, SIGSTOP <const> = 15, 1, 19
+local SIGTERM <const>, SIGHUP <const>, SIGSTOP <const>, SIGUSR2 <const> = 15, 1, 19, 12
 local prompt <const> = expect "\r\n> "
 
 local perilune <const> = line 'peri = require "perilune"'
@@ -97,8 +97,8 @@ describe("a session", function()
     run { line "os.exit(7)", exit(7) }
     run {
       perilune, line "t = peri.create_task(function() go:await() os.exit(8) end) go = peri.Future()",
-      line "peri.get_running_loop():call_later(0.05, go.set_result, go)", prompt, pty.raw, send "half a line",
-      exit(8),
+      line "peri.get_running_loop():add_signal_handler('SIGUSR2', go.set_result, go)", prompt, pty.raw,
+      send "half a line", expect "half a line", pty.signal(SIGUSR2), exit(8),
     }
     run {
       perilune, line "t = peri.spawn(function() peri.sleep(0.05) os.exit(9) end) pcall(peri.sleep, 60)", exit(9),
@@ -369,8 +369,8 @@ describe("the terminal", function()
 
   it("can be stopped while a line waits, which goes on", function()
     session {
-      perilune, line "print 'waits' peri.sleep(0.2) return 'done'", expect "\r\nwaits", send "\26",
-      pty.stopped "original",
+      perilune, line "f = peri.Future() peri.get_running_loop():add_signal_handler('SIGCONT', f.set_result, f, 'done')",
+      line "print 'waits' return f:await()", expect "\r\nwaits", send "\26", pty.stopped "original",
       pty.resume, expect "done",
     }
   end)
@@ -398,7 +398,7 @@ describe("the terminal", function()
   end)
 
   it("has its modes while a line runs", function()
-    session { perilune, line "print 'runs' peri.sleep(0.05)", expect "runs", pty.original }
+    session { line "print 'runs' io.read()", expect "\r\nruns", pty.original, send "\n" }
   end)
 end)
 
@@ -457,9 +457,12 @@ describe("-i", function()
   end)
 
   it("reads a pipe without keeping the other tasks from running", function()
-    local out = support.shell(
-      ("{ echo 'peri = require \"perilune\"'; echo 't = peri.spawn(function() print \"background\" end)'; "
-        .. "sleep 0.2; echo 'os.exit(5)'; } | %s -i"):format(support.quote(support.program)))
+    local path, wait = support.go()
+    local out, _, status = support.shell(
+      ("{ echo 'peri = require \"perilune\"'; "
+        .. "echo 't = peri.spawn(function() print \"background\" io.open(\"%s\", \"w\"):close() end)'; "
+        .. "%s; [ $n -le 3000 ] && echo 'os.exit(5)'; } | %s -i"):format(path, wait, support.quote(support.program)))
     assert.matches("background\n$", out)
+    assert.equal(5, status)
   end)
 end)

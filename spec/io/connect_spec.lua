@@ -279,6 +279,31 @@ describe("open_unix_connection", function()
     assert.equal(8, served)
   end)
 
+  it("leaves no timer when it is given up while it waits for room", function()
+    local path = support.directory() .. "/socket"
+    local server = net.start_unix_server(function(stream) stream:read() end, path,
+      { backlog = 1, max_connections = 1 })
+    local loop = peri.get_running_loop()
+    local function timers()
+      local n = 0
+      for _, value in pairs((debug.getuservalue(loop, 1))) do
+        if tostring(value):find "^<TimerHandle" then n = n + 1 end
+      end
+      return n
+    end
+    local before, tasks = timers(), {}
+    for i = 1, 8 do tasks[i] = peri.create_task(net.open_unix_connection, path) end
+    eventually(function() return timers() > before end)
+    for _, task in ipairs(tasks) do task:cancel() end
+    for _, task in ipairs(tasks) do
+      local ok, stream = pcall(task.await, task)
+      if ok then stream:abort() end
+    end
+    assert.equal(before, timers())
+    server:close()
+    server:wait_closed()
+  end)
+
   it("knows abstract names", function()
     local name = "\0perilune\0spec-" .. support.directory()
     local server <close> = net.start_unix_server(function(stream) stream:write "abstract" end, name)

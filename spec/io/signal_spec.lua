@@ -193,8 +193,9 @@ describe("a signal in the program", function()
       local signal = require "perilune.signal"
       local subprocess = require "perilune.subprocess"
       local pid = io.open("/proc/self/stat"):read "n"
+      local signals <close> = signal.stream { "SIGHUP" }
       subprocess.create_subprocess_shell(("sleep 0.05; kill -HUP %d"):format(pid))
-      for sig in signal.stream { "SIGHUP" } do print(sig) break end
+      print(signals:get())
     ]]
     assert.equal("", err)
     assert.equal("SIGHUP\n", out)

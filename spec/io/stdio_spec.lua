@@ -3,13 +3,17 @@ local stdio = require "perilune.stdio"
 local support = require "support"
 local pty = require "support.pty"
 
--- Runs code as a script, with shell text around the command.
+-- Runs code as a script, with shell text around the command. In that the word
+-- WAIT stands for waiting until the script calls go().
 local function script(code, before, after, input)
-  local command = ("%s %s %s %s"):format(before or "", support.quote(support.program),
-    support.quote(support.file([[
+  local path, wait = support.go()
+  before, after = (before or ""):gsub("WAIT", wait), (after or ""):gsub("WAIT", wait)
+  local command = ("%s %s %s %s"):format(before, support.quote(support.program),
+    support.quote(support.file(([[
       local peri = require "perilune"
       local stdio = require "perilune.stdio"
-    ]] .. code)), after or "")
+      local function go() io.open("%s", "w"):close() end
+    ]]):format(path) .. code)), after)
   return support.shell("PATH=$PATH; " .. command, input)
 end
 
@@ -42,16 +46,15 @@ describe("perilune.stdio", function()
 
   it("reads a pipe, others running meanwhile", function()
     local out, err = script([[
-      local turns = 0
-      local other = peri.create_task(function()
-        while true do peri.sleep(0.005) turns = turns + 1 end
+      print(stdio.stdin:readline() == "a\n")
+      peri.create_task(function()
+        for _ = 1, 3 do peri.sleep(0.005) end
+        go()
       end)
-      print(stdio.stdin:readline() == "a\n", stdio.stdin:readline() == "b\n", stdio.stdin:readline())
-      print(turns > 3)
-      other:cancel()
-    ]], "{ echo a; sleep 0.1; echo b; } |")
+      print(stdio.stdin:readline() == "b\n", stdio.stdin:readline())
+    ]], "{ echo a; WAIT; [ $n -le 3000 ] && echo b; } |")
     assert.equal("", err)
-    assert.equal("true\ttrue\tnil\ntrue\n", out)
+    assert.equal("true\ntrue\tnil\n", out)
   end)
 
   it("reads /dev/null, which stands for a closed descriptor, too", function()
@@ -86,28 +89,29 @@ describe("perilune.stdio", function()
       local block = ("x"):rep(1 << 20)
       stdio.stdout:write(block)
       assert(stdio.stdout:get_write_buffer_size() > 0)
+      go()
       print "after"
       assert(stdio.stdout:get_write_buffer_size() == 0)
       stdio.stdout:write(block)
       stdio.stdout:drain()
       stdio.stdout:write "end\n"
-    ]], nil, "| { sleep 0.1; cat; } | tr -s x")
+    ]], nil, "| { WAIT; cat; } | tr -s x")
     assert.equal("", err)
     assert.equal("xafter\nxend\n", out)
   end)
 
   it("lets others run while a reader is slow", function()
     local out, err = script([[
-      local turns = 0
       local other = peri.create_task(function()
-        while true do peri.sleep(0.005) turns = turns + 1 end
+        for _ = 1, 3 do peri.sleep(0.005) end
+        io.stderr:write "others ran"
+        go()
       end)
       stdio.stdout:write(("x"):rep(1 << 20))
       stdio.stdout:drain()
-      other:cancel()
-      io.stderr:write(tostring(turns > 3))
-    ]], nil, "| { sleep 0.1; wc -c; }")
-    assert.equal("true", err)
+      io.stderr:write(other:done() and ", then it drained" or ", not yet")
+    ]], nil, "| { WAIT; wc -c; }")
+    assert.equal("others ran, then it drained", err)
     assert.equal("1048576\n", out)
   end)
 
@@ -126,8 +130,8 @@ describe("perilune.stdio", function()
   it("says that the reader has gone, or the disk is full", function()
     local _, err = script([[
       local ok, err
-      for _ = 1, 100 do
-        ok, err = pcall(stdio.stdout.write, stdio.stdout, ("x"):rep(100000))
+      for _ = 1, 3000 do
+        ok, err = pcall(stdio.stdout.write, stdio.stdout, "x")
         if not ok then break end
         peri.sleep(0.01)
       end
@@ -154,8 +158,9 @@ describe("perilune.stdio", function()
     local out, err = script([[
       local ok, err = pcall(stdio.stdin.readline, stdio.stdin, { timeout = 0.02 })
       print(ok, peri.TimeoutError:is(err))
+      go()
       print(stdio.stdin:readline())
-    ]], "{ printf hal; sleep 0.1; echo f; } |")
+    ]], "{ printf hal; WAIT; echo f; } |")
     assert.equal("", err)
     assert.equal("false\ttrue\nhalf\n\n", out)
   end)

@@ -127,6 +127,13 @@ function support.directory()
   return path
 end
 
+---A signal to a shell that is given by making a file: a path where none is yet,
+---and shell text that waits for one there, for half a minute at most.
+function support.go()
+  local path = support.directory() .. "/go"
+  return path, ("n=0; until [ -e '%s' ] || [ $n -gt 3000 ]; do sleep 0.01; n=$((n + 1)); done"):format(path)
+end
+
 ---Undoes what a test changed outside of its loop.
 function support.clean_up()
   log.set_handler(nil)

@@ -314,7 +314,7 @@ static void c_exit(host *h, long long n, failing how)
 static void load_library(peri_runtime *runtime)
 {
   static const char code[] =
-      "for _, name in ipairs { 'errors', 'inspect', 'runner' } do\n"
+      "for _, name in ipairs { 'errors', 'inspect', 'log', 'runner' } do\n"
       "  require('perilune.' .. name)\n"
       "end\n";
   CHECK_INT(PERI_OK, run_code(runtime, code));
@@ -369,6 +369,32 @@ static void c_deadlock(host *h, long long n, failing how)
   arm(h, n, how);
   int status = run_code(runtime, "require 'perilune'.Future():await()");
   check_status(h, runtime, PERI_EDEADLOCK, status);
+  check_works(runtime);
+  peri_close(runtime);
+}
+
+/* What debug mode notes and reports is not worth a run. */
+static void c_run_debug(host *h, long long n, failing how)
+{
+  static const char code[] =
+      "local peri = require 'perilune'\n"
+      "local loop = peri.get_running_loop()\n"
+      "loop.slow_callback_duration = 0\n"
+      "local task = peri.create_task(peri.sleep, 0.0001, 2)\n"
+      "loop:call_soon(function() x = 1 end)\n"
+      "loop:call_later(0.0001, function() x = x + 1 end)\n"
+      "local results = peri.gather(task, function() return 3 end):await()\n"
+      "x = results[1] + results[2]\n";
+  peri_runtime *runtime = NULL;
+  peri_options options;
+  options_of(&options, h);
+  options.debug = 1;
+  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
+  load_library(runtime);
+  arm(h, n, how);
+  check_status(h, runtime, PERI_OK, run_code(runtime, code));
+  if (h->fine)
+    CHECK_INT(5, global_integer(peri_state(runtime), "x"));
   check_works(runtime);
   peri_close(runtime);
 }
@@ -439,6 +465,7 @@ static const struct {
                {"peri_run", c_run},
                {"peri_run_string", c_run_string},
                {"peri_run_file", c_run_file},
+               {"peri_run_string, debug mode", c_run_debug},
                {"peri_start", c_start},
                {"peri_start_string", c_start_string},
                {"peri_start_file", c_start_file},

@@ -230,3 +230,94 @@ end, function() collectgarbage() end)
 debugging("debug mode, gather", function(t)
   return peri.gather(peri.call(peri.sleep, 0.01, 1), peri.call(peri.sleep, 0, 2)):await(), t
 end, function() peri.sleep(1) end)
+-- They were made before the loop was in debug mode.
+debugging("debug mode, bare tasks", function(t)
+  return t.gather:await()
+end, function(t)
+  peri.sleep(1)
+  local ok, results = kit.ended(t.gather, "the gather")
+  if not ok then return kit.memory(results, "the gather") end
+  same(5, results[1])
+  same(6, results[2])
+end, function(t)
+  t.loop:set_debug(false)
+  t.gather = peri.gather(peri.call(peri.sleep, 0.01, 5), function() return 6 end)
+  t.loop:set_debug(true)
+end)
+-- It has all the memory that Lua needs to raise it: no trace is worth the error.
+debugging("debug mode, an error", function(t)
+  t.future:set_result()
+  settle()
+end, function(t)
+  settle()
+  local ok, err = kit.ended(t.task, "the task")
+  same(false, ok)
+  same(t.err, err)
+end, function(t)
+  t.err, t.future = peri.ValueError "boom", peri.Future()
+  local function deep(n)
+    if n > 0 then return (deep(n - 1)) end
+    return n
+  end
+  t.task = peri.create_task(function()
+    deep(20)
+    t.future:await()
+    error(t.err)
+  end)
+  settle()
+end)
+
+-- Sessions ----------------------------------------------------------------------------------------
+
+
+-- What Lua needs to call it is made sure of; then only the chunk can fail.
+local function attempting(name, chunk, check)
+  case(name, {
+    setup = function(t)
+      t.call = function() return core.attempt(chunk, t) end
+      for _ = 1, 3 do t.call() end
+    end,
+    call = function(t) return t.call() end,
+    check = function(t, ok, ...)
+      same(true, ok, "whether it returned")
+      check(t, ...)
+    end,
+  })
+end
+
+local function no_memory(ok, what, err)
+  return not ok and what == "error" and kit.is_memory(err)
+end
+
+attempting("attempt of a chunk that works", function()
+  local list = {}
+  for i = 1, 20 do list[i] = { i } end
+  return peri.sleep(0.01, 5), #list
+end, function(_, ...)
+  if no_memory(...) then return end
+  local ok, five, n = ...
+  same(true, ok)
+  same(5, five)
+  same(20, n)
+end)
+attempting("attempt of a chunk that fails", function()
+  local function fail() error { "boom" } end
+  peri.sleep(0.01)
+  fail()
+end, function(_, ...)
+  if no_memory(...) then return end
+  local ok, what, err, trace = ...
+  same(false, ok)
+  same("error", what)
+  same("boom", err[1])
+  if trace then same("stack traceback:", trace:sub(1, 16)) end
+end)
+attempting("attempt of a chunk that returns much", function()
+  return table.unpack({}, 1, 5000)
+end, function(_, ...)
+  local ok, what, err = ...
+  if no_memory(...) then return end
+  if ok then return same(5001, select("#", ...)) end
+  same("error", what)
+  same(true, err == "too many results" or tostring(err):find "too many results to unpack" ~= nil)
+end)
