@@ -189,6 +189,10 @@ static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
     peri__decode(L, rt, &job->out, peer);
     add_trace(L, rt, idx);
     break;
+  case PERI__JOB_CANCELLED:
+    lua_pushnil(L);
+    peri__push_cancelled(L, rt);
+    break;
   case PERI__JOB_BROKEN:
     push_broken(L, rt, pool);
     break;
@@ -209,7 +213,10 @@ static bool is_open(const peri__job_future *future)
 static void reject(lua_State *L, peri_runtime *rt, int idx)
 {
   peri_future *future = lua_touserdata(L, idx);
-  if (future->loop != NULL && peri__is_cancelled_error(L, rt, -1))
+  bool interrupted =
+      ((peri__job_future *)future)->job.outcome == PERI__JOB_CANCELLED;
+  if ((future->loop != NULL || interrupted) &&
+      peri__is_cancelled_error(L, rt, -1))
     peri__future_settle_cancelled(L, rt, idx, true);
   else
     peri__future_reject(L, rt, idx);

@@ -90,15 +90,33 @@ static int l_exception(lua_State *L)
   return wait_for_end(L, true, "exception");
 }
 
-/* future:cancel([{running=, grace=}]) */
+/* Whether the options at 2 ask to interrupt a job that runs. */
+static bool wants_running(lua_State *L, peri_runtime *rt)
+{
+  if (lua_isnoneornil(L, 2))
+    return false;
+  if (!lua_istable(L, 2))
+    peri__arg_type_error(L, rt, 2, "table of options");
+  lua_getfield(L, 2, "running");
+  bool wants = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return wants;
+}
+
+/* future:cancel([{running=}]) */
 static int l_cancel(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri_future *future = &check_future(L, rt)->future;
-  lua_settop(L, 2);
-  bool cancelled = future->state == PERI_CANCELLED;
-  if (future->state == PERI_PENDING)
+  peri__job_future *future = check_future(L, rt);
+  peri_future *head = &future->future;
+  bool running = wants_running(L, rt);
+  lua_settop(L, 1);
+  bool cancelled = head->state == PERI_CANCELLED;
+  if (head->state == PERI_PENDING)
     cancelled = peri__future_cancel_checked(L, rt, 1, 0);
+  peri__pool *pool = future->executor ? future->executor->pool : NULL;
+  if (running && head->state == PERI_PENDING && pool != NULL)
+    cancelled = pool->ops->interrupt(pool, &future->job);
   lua_pushboolean(L, cancelled);
   return 1;
 }

@@ -28,6 +28,7 @@ typedef enum peri__outcome {
   PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */
   PERI__JOB_RETURNED, /* out: its results */
   PERI__JOB_RAISED,   /* out: the error, and its traceback or nil */
+  PERI__JOB_CANCELLED, /* it was interrupted */
   PERI__JOB_BROKEN    /* the pool is: its `broken` tells why */
 } peri__outcome;
 
@@ -111,6 +112,9 @@ typedef struct peri__pool_ops {
   /* A task of this loop submits or waits: results are to come while that runs.
    * NULL: nothing to be done. A libuv error otherwise. */
   int (*attach)(peri__pool *pool, lua_State *L, peri_loop *loop);
+  /* Of a pool that spins; NULL: not needed. Looks whether something has come for
+   * the home, without blocking. */
+  void (*poll)(peri__pool *pool);
   /* No more jobs will come: workers end when there are none left. When the last
    * has, `ended` is set and the home notified; at once if there never was one,
    * and then nobody is notified. */
@@ -126,6 +130,7 @@ typedef struct peri__pool_ops {
 struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
+  uint64_t spin; /* nanoseconds to look for news before one sleeps */
   bool closed;
   atomic_size_t pending; /* submitted jobs, until their futures know */
   atomic_bool ended;     /* closed, and all workers gone */

@@ -32,6 +32,7 @@ static void fill_options(const peri_runtime *rt, peri_options *options)
   options->memory_limit = rt->options.memory_limit;
   options->debug = rt->options.debug;
   options->deadlock = rt->options.deadlock;
+  options->preempt_signal = rt->options.preempt_signal;
   options->sigpipe_ignored = 1; /* blocked in worker threads */
 }
 

@@ -21,10 +21,12 @@
  * The threads block all signals that are sent to the process: those belong to
  * the owner's loops, or the host.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "pool/worker.h"
 
@@ -37,8 +39,10 @@ typedef struct peri__thread {
   thread_pool *pool;
   uv_thread_t id;
   peri__worker worker;
-  unsigned streak;  /* jobs since it slept */
-  uv_mutex_t mutex; /* guards the rest; nothing is locked inside */
+  unsigned streak; /* jobs since it slept */
+  atomic_bool asked; /* the job that runs is to end; signal handlers look */
+  uv_mutex_t mutex; /* guards the rest, and worker.rt; nothing is locked inside */
+  peri__job *current; /* the one that has begun last */
   peri_list mine;   /* jobs taken and not begun; job->carrier is this thread */
   size_t count;
 } peri__thread;
@@ -49,6 +53,7 @@ struct thread_pool {
   unsigned max_workers;
   char prefix[16];
   unsigned joined; /* the owner's */
+  bool signalled;  /* has sent its signal */
   char *broken;    /* what head.broken points to, unless that is static */
 
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
@@ -104,10 +109,24 @@ static void fetch(thread_pool *pool)
   peri__list_splice(&pool->queue, &came);
 }
 
-/* With the pool's mutex: n jobs of a list become the thread's. */
-static void give(peri__thread *thread, peri_list *from, size_t n)
+/* With the thread's mutex: the job has begun. What was asked of the one before
+ * comes too late. */
+static void begin(peri__thread *thread, peri__job *job)
+{
+  if (atomic_exchange_explicit(&thread->asked, false, memory_order_relaxed))
+    peri__worker_settled(&thread->worker);
+  job->carrier = thread;
+  thread->current = job;
+  set_state(job, PERI__JOB_RUNS);
+}
+
+/* With the pool's mutex: the job begins, and n jobs of a list become the
+ * thread's. */
+static void give(peri__thread *thread, peri__job *job, peri_list *from,
+                 size_t n)
 {
   uv_mutex_lock(&thread->mutex);
+  begin(thread, job);
   for (size_t i = 0; i < n; i++) {
     peri_node *node = peri__list_shift(from);
     node_job(node)->carrier = thread;
@@ -142,8 +161,7 @@ static peri__job *steal(thread_pool *pool, peri__thread *thread)
   if (n == 0)
     return NULL;
   peri__job *job = node_job(peri__list_shift(&loot));
-  set_state(job, PERI__JOB_RUNS);
-  give(thread, &loot, n - 1);
+  give(thread, job, &loot, n - 1);
   return job;
 }
 
@@ -159,10 +177,8 @@ static peri__job *take(thread_pool *pool, peri__thread *thread)
   if (share == 0 || atomic_load(&pool->sleepers) > 0)
     share = 1;
   peri__job *job = node_job(peri__list_shift(&pool->queue));
-  set_state(job, PERI__JOB_RUNS);
   pool->queued -= share;
-  if (share > 1)
-    give(thread, &pool->queue, share - 1);
+  give(thread, job, &pool->queue, share - 1);
   return job;
 }
 
@@ -187,7 +203,7 @@ static peri__job *next_of_mine(peri__thread *thread)
   if (thread->count > 0) {
     thread->count--;
     job = node_job(peri__list_shift(&thread->mine));
-    set_state(job, PERI__JOB_RUNS);
+    begin(thread, job);
   }
   uv_mutex_unlock(&thread->mutex);
   return job;
@@ -299,6 +315,17 @@ static void do_job(thread_pool *pool, peri__worker *worker, peri__job *job)
   peri__job_done(job);
 }
 
+/* Of all signals only the one that interrupts. */
+static void let_through(int number)
+{
+  sigset_t set;
+  if (number == 0)
+    return;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static void name_thread(const char *name)
 {
 #if defined(__linux__)
@@ -329,10 +356,12 @@ static void thread_main(void *argument)
   thread_pool *pool = thread->pool;
   peri__job *job;
   name_thread(thread->worker.name);
+  let_through(pool->setup.options.preempt_signal);
   while ((job = next_job(pool, thread)) != NULL) {
     do_job(pool, &thread->worker, job);
     thread->streak++;
   }
+  peri__worker_settled(&thread->worker);
   peri__worker_close(&thread->worker);
   end_thread(pool);
 }
@@ -364,6 +393,7 @@ static peri__thread *thread_new(thread_pool *pool)
   peri__list_init(&thread->mine);
   thread->pool = pool;
   thread->worker.setup = &pool->setup;
+  thread->worker.guard = &thread->mutex;
   thread->worker.kind = "thread";
   make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
             pool->started);
@@ -402,6 +432,56 @@ static int start_thread(thread_pool *pool)
   pool->threads[pool->started++] = thread;
   pool->alive++;
   return 0;
+}
+
+/* -- Interrupts ------------------------------------------------------------- */
+
+/* The signal is sent with the thread as its value, to that very thread. */
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+  int error = errno;
+  (void)number, (void)context;
+  if (info->si_code == SI_QUEUE && info->si_pid == getpid()) {
+    peri__thread *thread = info->si_value.sival_ptr;
+    if (atomic_load(&thread->asked))
+      peri__worker_interrupt(&thread->worker);
+  }
+  errno = error;
+}
+
+/* Whether the signal is ours: it is, unless somebody else handles it. */
+static bool claim_signal(int number)
+{
+  struct sigaction action, ours = {.sa_sigaction = on_signal,
+                                   .sa_flags = SA_SIGINFO | SA_RESTART};
+  if (number == 0 || sigaction(number, NULL, &action) != 0)
+    return false;
+  if (action.sa_flags & SA_SIGINFO)
+    return action.sa_sigaction == on_signal;
+  if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN)
+    return false;
+  sigfillset(&ours.sa_mask);
+  return sigaction(number, &ours, NULL) == 0;
+}
+
+static void release_signal(int number)
+{
+  struct sigaction action, none = {.sa_handler = SIG_DFL};
+  if (number != 0 && sigaction(number, NULL, &action) == 0 &&
+      action.sa_flags & SA_SIGINFO && action.sa_sigaction == on_signal)
+    sigaction(number, &none, NULL);
+}
+
+/* With the thread's mutex: the code that it runs is interrupted, if the host
+ * lets us. */
+static void send_signal(int number, peri__thread *thread)
+{
+#if defined(__GLIBC__)
+  if (claim_signal(number))
+    pthread_sigqueue(thread->id, number, (union sigval){.sival_ptr = thread});
+#else
+  (void)number, (void)thread;
+#endif
 }
 
 /* -- The owner's side ------------------------------------------------------- */
@@ -486,16 +566,26 @@ static bool running(peri__pool *pool, const peri__job *job)
   return atomic_load(&((peri__job *)job)->state) == PERI__JOB_RUNS;
 }
 
-static bool interrupt(peri__pool *pool, peri__job *job)
+static bool interrupt(peri__pool *head, peri__job *job)
 {
-  (void)pool, (void)job;
-  return false;
-}
-
-static int attach(peri__pool *pool, lua_State *L, peri_loop *loop)
-{
-  (void)pool, (void)L, (void)loop;
-  return 0;
+  thread_pool *pool = (thread_pool *)head;
+  uv_mutex_lock(&pool->mutex); /* job->carrier stands still */
+  peri__thread *thread = job->carrier;
+  bool asked = false;
+  if (thread != NULL) {
+    uv_mutex_lock(&thread->mutex);
+    asked = thread->current == job && running(head, job) &&
+            thread->worker.rt != NULL;
+    if (asked) {
+      atomic_store(&thread->asked, true);
+      peri__worker_interrupt(&thread->worker);
+      send_signal(pool->setup.options.preempt_signal, thread);
+      pool->signalled = true;
+    }
+    uv_mutex_unlock(&thread->mutex);
+  }
+  uv_mutex_unlock(&pool->mutex);
+  return asked;
 }
 
 static void close_pool(peri__pool *head)
@@ -515,6 +605,9 @@ static void join(peri__pool *head)
   thread_pool *pool = (thread_pool *)head;
   for (; pool->joined < pool->started; pool->joined++)
     uv_thread_join(&pool->threads[pool->joined]->id);
+  if (pool->signalled)
+    release_signal(pool->setup.options.preempt_signal);
+  pool->signalled = false;
 }
 
 static void free_pool(peri__pool *head)
@@ -538,7 +631,6 @@ static const peri__pool_ops ops = {
     .withdraw_all = withdraw_all,
     .running = running,
     .interrupt = interrupt,
-    .attach = attach,
     .close = close_pool,
     .join = join,
     .free = free_pool,

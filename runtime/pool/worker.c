@@ -129,13 +129,13 @@ static void send_deadlock(lua_State *L, peri_runtime *rt, peri__job *job)
 
 static void tell_abort(peri_runtime *rt, peri__job *job, peri_sentinel abort)
 {
-  char text[80];
-  if (abort == PERI_SENTINEL_EXIT)
+  char text[80] = "the job was interrupted";
+  job->outcome = PERI__JOB_CANCELLED;
+  if (abort == PERI_SENTINEL_EXIT) {
     snprintf(text, sizeof text, "os.exit(%d) was called in a worker %s",
              peri_exit_code(rt), job->worker->kind);
-  else
-    snprintf(text, sizeof text, "the job was interrupted");
-  job->outcome = PERI__JOB_FAILED;
+    job->outcome = PERI__JOB_FAILED;
+  }
   job->text = strdup(text);
 }
 
@@ -283,6 +283,31 @@ static bool call(peri_runtime *rt, lua_CFunction function, const void *argument)
   return false;
 }
 
+static void set_runtime(peri__worker *worker, peri_runtime *rt)
+{
+  if (worker->guard != NULL)
+    uv_mutex_lock(worker->guard);
+  worker->rt = rt;
+  if (worker->guard != NULL)
+    uv_mutex_unlock(worker->guard);
+}
+
+/* As the second Ctrl-C does: stage 1 is behind us. */
+void peri__worker_interrupt(peri__worker *worker)
+{
+  peri_runtime *rt = worker->rt;
+  if (rt == NULL)
+    return;
+  rt->interrupt_stage = 1;
+  peri_interrupt(rt);
+}
+
+void peri__worker_settled(peri__worker *worker)
+{
+  if (worker->rt != NULL)
+    peri__interrupt_reset(worker->rt);
+}
+
 static bool open_slots(peri_runtime *rt)
 {
   lua_State *L = peri_state(rt);
@@ -339,7 +364,9 @@ int peri__worker_open(peri__worker *worker, char **text)
   if (worker->rt != NULL)
     return 0;
   worker->peer = (peri__peer){.trusted = true};
-  int status = peri_new(&worker->rt, &setup->options);
+  peri_runtime *rt;
+  int status = peri_new(&rt, &setup->options);
+  set_runtime(worker, status == PERI_OK ? rt : NULL);
   if (status == PERI_OK && call(worker->rt, set_paths, setup) &&
       open_slots(worker->rt)) {
     if (setup->initializer.bytes.length == 0)
@@ -365,10 +392,10 @@ int peri__worker_open(peri__worker *worker, char **text)
 void peri__worker_close(peri__worker *worker)
 {
   peri_runtime *rt = worker->rt;
+  set_runtime(worker, NULL);
   while (rt != NULL && rt->run != NULL)
     peri__run_end(rt->L, rt, rt->run);
   peri_close(rt);
-  worker->rt = NULL;
   peri__message_fini(&worker->out);
 }
 

@@ -18,7 +18,10 @@ typedef struct peri__worker {
   const peri__worker_setup *setup;
   char name[16];     /* "peri-3" */
   const char *kind;  /* "thread" or "process", for messages */
-  peri_runtime *rt;  /* NULL: to be made for the next job */
+  /* NULL: to be made for the next job. Changes with the guard locked, if there is
+   * one, so that another thread that has locked it can interrupt a job. */
+  peri_runtime *rt;
+  uv_mutex_t *guard;
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
 } peri__worker;
@@ -31,6 +34,13 @@ int peri__worker_open(peri__worker *worker, char **text);
 /* Does the job: its outcome, and out or text, are there afterwards. */
 void peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
+
+/* The running job is to end: at its next wait, or if this is called in a signal
+ * handler on the worker's thread, here and now. With the guard locked, or in such
+ * a handler. peri__worker_settled: before the next job, it is too late for this
+ * one. */
+void peri__worker_interrupt(peri__worker *worker);
+void peri__worker_settled(peri__worker *worker);
 
 /* -- Kinds of pools --------------------------------------------------------- */
 

@@ -49,9 +49,15 @@ function JobFuture:exception(timeout) end
 ---Cancels the job unless a worker has begun it or it has ended. Its callbacks are
 ---called here and now.
 ---
----Python: `Future.cancel`.
----@return boolean cancelled whether it is cancelled now
-function JobFuture:cancel() end
+---With `running`, a job that runs is interrupted: an error that `pcall` does not
+---catch ends it where it waits or, if a signal may be used for that, wherever its
+---Lua code runs; its `<close>` variables are closed. The future ends as cancelled
+---when the worker tells, or as the job did if it ended before.
+---
+---Python: `Future.cancel`; `running` is ours.
+---@param options? { running: boolean? }
+---@return boolean cancelled whether it is cancelled now, or was asked to end
+function JobFuture:cancel(options) end
 
 ---Tells whether the job was cancelled.
 ---@return boolean
