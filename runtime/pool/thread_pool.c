@@ -40,7 +40,6 @@ typedef struct peri__thread {
   uv_thread_t id;
   peri__worker worker;
   unsigned streak; /* jobs since it slept */
-  atomic_bool asked; /* the job that runs is to end; signal handlers look */
   uv_mutex_t mutex; /* guards the rest, and worker.rt; nothing is locked inside */
   peri__job *current; /* the one that has begun last */
   peri_list mine;   /* jobs taken and not begun; job->carrier is this thread */
@@ -113,8 +112,7 @@ static void fetch(thread_pool *pool)
  * comes too late. */
 static void begin(peri__thread *thread, peri__job *job)
 {
-  if (atomic_exchange_explicit(&thread->asked, false, memory_order_relaxed))
-    peri__worker_settled(&thread->worker);
+  peri__worker_settle(&thread->worker);
   job->carrier = thread;
   thread->current = job;
   set_state(job, PERI__JOB_RUNS);
@@ -361,7 +359,7 @@ static void thread_main(void *argument)
     do_job(pool, &thread->worker, job);
     thread->streak++;
   }
-  peri__worker_settled(&thread->worker);
+  peri__worker_settle(&thread->worker);
   peri__worker_close(&thread->worker);
   end_thread(pool);
 }
@@ -443,8 +441,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
   (void)number, (void)context;
   if (info->si_code == SI_QUEUE && info->si_pid == getpid()) {
     peri__thread *thread = info->si_value.sival_ptr;
-    if (atomic_load(&thread->asked))
-      peri__worker_interrupt(&thread->worker);
+    peri__worker_preempt(&thread->worker);
   }
   errno = error;
 }
@@ -574,10 +571,8 @@ static bool interrupt(peri__pool *head, peri__job *job)
   bool asked = false;
   if (thread != NULL) {
     uv_mutex_lock(&thread->mutex);
-    asked = thread->current == job && running(head, job) &&
-            thread->worker.rt != NULL;
+    asked = thread->current == job && running(head, job);
     if (asked) {
-      atomic_store(&thread->asked, true);
       peri__worker_interrupt(&thread->worker);
       send_signal(pool->setup.options.preempt_signal, thread);
       pool->signalled = true;

@@ -47,7 +47,10 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  int n = peri__decode(L, peri__rt(L), &job->in, &job->worker->peer);
+  peri_runtime *rt = peri__rt(L);
+  if (peri_unlikely(atomic_load(&job->worker->asked)))
+    return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
+  int n = peri__decode(L, rt, &job->in, &job->worker->peer);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -293,18 +296,32 @@ static void set_runtime(peri__worker *worker, peri_runtime *rt)
 }
 
 /* As the second Ctrl-C does: stage 1 is behind us. */
-void peri__worker_interrupt(peri__worker *worker)
+static void interrupt(peri_runtime *rt)
 {
-  peri_runtime *rt = worker->rt;
-  if (rt == NULL)
-    return;
   rt->interrupt_stage = 1;
   peri_interrupt(rt);
 }
 
-void peri__worker_settled(peri__worker *worker)
+void peri__worker_interrupt(peri__worker *worker)
 {
+  atomic_store(&worker->asked, true);
   if (worker->rt != NULL)
+    interrupt(worker->rt);
+}
+
+/* Where no coroutine runs the job has not begun to, and looks itself; or it has
+ * ended. */
+void peri__worker_preempt(peri__worker *worker)
+{
+  peri_runtime *rt = worker->rt;
+  if (atomic_load(&worker->asked) && rt != NULL && rt->current != NULL)
+    interrupt(rt);
+}
+
+void peri__worker_settle(peri__worker *worker)
+{
+  if (atomic_exchange_explicit(&worker->asked, false, memory_order_relaxed) &&
+      worker->rt != NULL)
     peri__interrupt_reset(worker->rt);
 }
 

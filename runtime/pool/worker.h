@@ -22,6 +22,7 @@ typedef struct peri__worker {
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
+  atomic_bool asked; /* the job is to end */
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
 } peri__worker;
@@ -35,12 +36,14 @@ int peri__worker_open(peri__worker *worker, char **text);
 void peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
 
-/* The running job is to end: at its next wait, or if this is called in a signal
- * handler on the worker's thread, here and now. With the guard locked, or in such
- * a handler. peri__worker_settled: before the next job, it is too late for this
- * one. */
+/* The job that has begun is to end: before it runs, or at its next wait. With the
+ * guard locked. */
 void peri__worker_interrupt(peri__worker *worker);
-void peri__worker_settled(peri__worker *worker);
+/* In a signal handler on the worker's thread: it is to end here and now. */
+void peri__worker_preempt(peri__worker *worker);
+/* Another job begins: what was asked comes too late. With the guard locked, on
+ * the worker's thread. */
+void peri__worker_settle(peri__worker *worker);
 
 /* -- Kinds of pools --------------------------------------------------------- */
 
