@@ -292,6 +292,7 @@ function executor.check_options(name, options, known)
   if max_workers and max_workers < 1 then
     error(ValueError "max_workers must be greater than 0")
   end
+  arguments.seconds(name, 1, options.spin, true)
   if options.max_queued ~= nil and arguments.integer(name, 1, options.max_queued) < 0 then
     error(ValueError "max_queued must be at least 0")
   end
@@ -305,7 +306,7 @@ end
 
 local thread_pool_options <const> = {
   max_workers = true, thread_name_prefix = true, initializer = true, initargs = true,
-  max_queued = true,
+  max_queued = true, spin = true,
 }
 
 ---Makes an executor whose workers are threads. They start when jobs come, up to
@@ -313,12 +314,15 @@ local thread_pool_options <const> = {
 ---until it is shut down; `thread_name_prefix` (default "peri") names them for
 ---`top -H`. `initializer` is called with the list `initargs` in each worker
 ---before its first job; if it fails, the pool is broken. With `max_queued`,
----`submit` waits while so many jobs are queued that nobody has begun.
+---`submit` waits while so many jobs are queued that nobody has begun. For `spin`
+---seconds (default 0) workers without a job, and the loop while it waits for one,
+---look for news before they sleep: that costs a processor and saves the time to
+---be woken.
 ---
 ---`<close>` shuts it down and waits.
 ---
----Python: `concurrent.futures.ThreadPoolExecutor`; `max_queued` is ours.
----@param options? { max_workers: integer?, thread_name_prefix: string?, initializer: function?, initargs: table?, max_queued: integer? }
+---Python: `concurrent.futures.ThreadPoolExecutor`; `max_queued` and `spin` are ours.
+---@param options? { max_workers: integer?, thread_name_prefix: string?, initializer: function?, initargs: table?, max_queued: integer?, spin: number? }
 ---@return perilune.ThreadPoolExecutor
 function executor.ThreadPoolExecutor(options)
   options = options or {}
@@ -329,6 +333,7 @@ function executor.ThreadPoolExecutor(options)
     max_workers, options.thread_name_prefix or "peri",
     options.initializer, unpack(initargs, 1, initargs.n or #initargs))
   if options.max_queued then self:_set_limit(max_workers + options.max_queued) end
+  if options.spin then self:_set_spin(options.spin) end
   sentries[self] = unclosed.watch "ThreadPoolExecutor"
   return self
 end

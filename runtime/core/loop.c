@@ -398,7 +398,8 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
     peri__throw_uv(L, rt, "uv_loop_init", code);
   if (delay == INT64_MAX)
     delay = -1;
-  if (atomic_load(&rt->attention) != 0)
+  if (atomic_load(&rt->attention) != 0 ||
+      (rt->spinners > 0 && rt->spin(L, rt, delay)))
     return;
   if (loop->debug)
     look_timed(L, rt, loop, delay);

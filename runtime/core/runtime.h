@@ -153,6 +153,10 @@ struct peri_runtime {
    * or none. */
   bool (*job_cancel)(lua_State *L, peri_runtime *rt, int idx, int message_idx);
   void (*run_changed)(lua_State *L, peri_runtime *rt);
+  /* A loop is about to sleep while there are `spinners`: looks for news at most
+   * so many nanoseconds (< 0: no limit). True: there is something. */
+  bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);
+  uint32_t spinners;
   uint32_t modules; /* that our require has loaded; how many of them the codec
                        has looked at (names.c) */
   uint32_t modules_named;

@@ -125,8 +125,11 @@ static void count(peri__executor *executor, int delta)
   bool had = executor->pending > 0;
   executor->pending += (uint32_t)delta;
   atomic_fetch_add(&executor->pool->pending, (size_t)delta);
-  if (had != (executor->pending > 0))
-    peri__external(executor->rt, had ? -1 : 1);
+  if (had == (executor->pending > 0))
+    return;
+  peri__external(executor->rt, had ? -1 : 1);
+  if (executor->pool->spin > 0)
+    executor->rt->spinners += had ? -1u : 1u;
 }
 
 /* The job is the future's alone again. The table of futures is at idx. */
@@ -796,6 +799,56 @@ static void follow_run(lua_State *L, peri_runtime *rt)
   lua_settop(L, top);
 }
 
+static void poll_one(lua_State *L, peri__executor *executor)
+{
+  (void)L;
+  if (executor->pool != NULL && executor->pool->ops->poll != NULL)
+    executor->pool->ops->poll(executor->pool);
+}
+
+static uint64_t longest_spin(lua_State *L, int table)
+{
+  uint64_t longest = 0;
+  lua_pushnil(L);
+  while (lua_next(L, table)) {
+    peri__executor *executor = lua_touserdata(L, -1);
+    if (executor->pool != NULL && executor->pending > 0 &&
+        executor->pool->spin > longest)
+      longest = executor->pool->spin;
+    lua_pop(L, 1);
+  }
+  return longest;
+}
+
+/* rt->spin */
+static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
+{
+  enum { LOOKS = 100 };
+  int top = lua_gettop(L);
+  if (delay == 0 || !push_executors(L))
+    return false;
+  uint64_t longest = longest_spin(L, top + 1), begin = uv_hrtime();
+  if (delay > 0 && (uint64_t)delay < longest)
+    longest = (uint64_t)delay;
+  do {
+    each_executor(L, top + 1, poll_one);
+    for (int i = 0; i < LOOKS && atomic_load(&rt->attention) == 0; i++)
+      peri__relax();
+  } while (atomic_load(&rt->attention) == 0 && uv_hrtime() - begin < longest);
+  lua_settop(L, top);
+  return atomic_load(&rt->attention) != 0;
+}
+
+/* executor:_set_spin(seconds), before anybody submits */
+static int l_set_spin(lua_State *L)
+{
+  lua_Number seconds = luaL_checknumber(L, 2);
+  lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L);
+  executor->pool->spin = (uint64_t)peri__nanoseconds(seconds);
+  return 0;
+}
+
 peri__executor *peri__executor_new(lua_State *L)
 {
   peri__executor *executor =
@@ -820,6 +873,7 @@ void peri__executor_push_handle(lua_State *L)
 
 static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"_submit_now", l_submit_now},
+                                   {"_set_spin", l_set_spin},
                                    {"_submit_for", l_submit_for},
                                    {"_cancel_queued", l_cancel_queued},
                                    {"_close", l_close},
@@ -869,5 +923,6 @@ void peri__executor_open(lua_State *L, peri_runtime *rt)
   peri__job_future_open(L, rt);
   rt->job_cancel = cancel;
   rt->run_changed = follow_run;
+  rt->spin = spin;
   peri__at_close(L, close_executors, rt);
 }

@@ -58,6 +58,7 @@ struct thread_pool {
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
   /* Written with the mutex. */
   atomic_uint sleepers; /* who were given no permit */
+  atomic_bool closing;
   atomic_uint started;
 
   uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
@@ -216,6 +217,13 @@ static bool has_news(thread_pool *pool)
  * moment costs less than to sleep and be woken, on either side. */
 static void linger(thread_pool *pool, peri__thread *thread)
 {
+  if (pool->head.spin > 0) {
+    uint64_t begin = uv_hrtime();
+    while (!has_news(pool) && !atomic_load(&pool->closing) &&
+           uv_hrtime() - begin < pool->head.spin)
+      peri__relax();
+    return;
+  }
   if (thread->streak < STREAK)
     return;
   for (int i = 0; i < LINGER && !has_news(pool); i++)
@@ -589,6 +597,7 @@ static void close_pool(peri__pool *head)
   uv_mutex_lock(&pool->mutex);
   bool none = pool->started == 0;
   pool->closed = true;
+  atomic_store(&pool->closing, true);
   uv_cond_broadcast(&pool->wake);
   uv_mutex_unlock(&pool->mutex);
   if (none)

@@ -403,6 +403,16 @@ describe("max_queued", function()
   end)
 end)
 
+describe("spin", function()
+  it("changes nothing but the time", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 2, spin = 0.001 }
+    for i = 1, 200 do assert.equal(i, (executor:submit(function(n) return n end, i):await())) end
+    assert.equal("slept", (executor:submit(peri.sleep, 0.005, "slept"):result()))
+    raises(peri.TypeError, "bad argument #1 to 'ThreadPoolExecutor' (number or nil expected, got string)",
+      futures.ThreadPoolExecutor, { spin = "1" })
+  end)
+end)
+
 describe("outside of loops", function()
   it("result blocks, with a timeout, and callbacks run meanwhile", function()
     local out, err, code = support.run_stock [[
