@@ -309,6 +309,14 @@ local thread_pool_options <const> = {
   max_queued = true, spin = true,
 }
 
+---@class perilune.ThreadPoolOptions
+---@field max_workers? integer
+---@field thread_name_prefix? string
+---@field initializer? function
+---@field initargs? table
+---@field max_queued? integer jobs that nobody has begun
+---@field spin? number seconds
+
 ---Makes an executor whose workers are threads. They start when jobs come, up to
 ---`max_workers` (default: the CPUs there are and 4 more, 32 at most), and stay
 ---until it is shut down; `thread_name_prefix` (default "peri") names them for
@@ -322,7 +330,7 @@ local thread_pool_options <const> = {
 ---`<close>` shuts it down and waits.
 ---
 ---Python: `concurrent.futures.ThreadPoolExecutor`; `max_queued` and `spin` are ours.
----@param options? { max_workers: integer?, thread_name_prefix: string?, initializer: function?, initargs: table?, max_queued: integer?, spin: number? }
+---@param options? perilune.ThreadPoolOptions
 ---@return perilune.ThreadPoolExecutor
 function executor.ThreadPoolExecutor(options)
   options = options or {}

@@ -41,7 +41,7 @@ struct peri_future {
   peri_list callbacks; /* nodes to make ready when done, in order */
   peri_loop *loop; /* NULL: a job's that belongs to none; its callbacks are made
                       ready in their own loops */
-  int results; /* finished: how many; several stand in a table */
+  int results;     /* finished: how many; several stand in a table */
   uint8_t kind, state, flags;
 };
 

@@ -160,7 +160,7 @@ struct peri_runtime {
   uint32_t modules; /* that our require has loaded; how many of them the codec
                        has looked at (names.c) */
   uint32_t modules_named;
-  bool warns, warning_continues;         /* of the state's warn() */
+  bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };

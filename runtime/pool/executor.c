@@ -275,6 +275,8 @@ static int settle_batch(lua_State *L)
     int values = -1;
     peri__peer *peer = job->peer != NULL ? job->peer : &worker;
     this->current = future;
+    if (peri_unlikely(job->peer != NULL && peer->serial == 0))
+      peri__peer_open(L, rt, peer);
     if (peri_likely(job->outcome == PERI__JOB_RETURNED))
       values = peri__decode(L, rt, &job->out, peer);
     else
@@ -316,11 +318,18 @@ static void settle_all(lua_State *L, peri_runtime *rt, int idx)
   peri__room_grant(L, rt, idx);
 }
 
+static void close_peers(lua_State *L, peri__executor *executor)
+{
+  if (executor->pool->ops->close_peers != NULL)
+    executor->pool->ops->close_peers(executor->pool, L);
+}
+
 /* The workers of the executor at idx have ended, or never were. */
 static void finish(lua_State *L, peri_runtime *rt, int idx)
 {
   peri__executor *executor = lua_touserdata(L, idx);
   executor->pool->ops->join(executor->pool);
+  close_peers(L, executor);
   if (executor->ending)
     peri__external(rt, -1);
   executor->ending = false;
@@ -355,6 +364,7 @@ static void deliver(lua_State *L, void *argument)
   int idx = lua_gettop(L);
   bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
   settle_all(L, rt, idx);
+  peri__home_read_notes(&executor->home, L);
   if (ended && executor->anchored) {
     finish(L, rt, idx);
     unanchor(L, executor);
@@ -729,6 +739,8 @@ static int l_gc(lua_State *L)
   if (executor->pool != NULL) {
     close_pool(executor);
     executor->pool->ops->join(executor->pool);
+    close_peers(L, executor);
+    peri__home_drop_notes(&executor->home);
     orphan_futures(L, 1);
     executor->pool->ops->free(executor->pool);
     executor->pool = NULL;

@@ -76,7 +76,81 @@ void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
   home->deliver = deliver;
   home->argument = argument;
   atomic_init(&home->done, NULL);
+  atomic_init(&home->notes, NULL);
   atomic_init(&home->posted, false);
+}
+
+int peri__home_leave_note(peri__home *home, peri__peer *peer,
+                          peri__message *message)
+{
+  peri__note *note = malloc(sizeof *note);
+  if (note == NULL)
+    return PERI_ENOMEM;
+  note->peer = peer;
+  note->message = *message;
+  *message = (peri__message){0};
+  note->next = atomic_load(&home->notes);
+  while (!atomic_compare_exchange_weak(&home->notes, &note->next, note))
+    ;
+  peri__home_notify(home);
+  return 0;
+}
+
+/* All notes, the first one first. */
+static peri__note *take_notes(peri__home *home)
+{
+  peri__note *note = atomic_exchange(&home->notes, NULL), *first = NULL;
+  while (note != NULL) {
+    peri__note *next = note->next;
+    note->next = first;
+    first = note;
+    note = next;
+  }
+  return first;
+}
+
+static peri__note *note_free(peri__note *note)
+{
+  peri__note *next = note->next;
+  peri__message_fini(&note->message);
+  free(note);
+  return next;
+}
+
+/* [peer, runtime] */
+static int open_peer(lua_State *L)
+{
+  peri__peer_open(L, lua_touserdata(L, 2), lua_touserdata(L, 1));
+  return 0;
+}
+
+static bool is_open(lua_State *L, peri_runtime *rt, peri__peer *peer)
+{
+  if (peer->serial != 0)
+    return true;
+  lua_pushcfunction(L, open_peer);
+  lua_pushlightuserdata(L, peer);
+  lua_pushlightuserdata(L, rt);
+  if (lua_pcall(L, 2, 0, 0) == LUA_OK)
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+void peri__home_read_notes(peri__home *home, lua_State *L)
+{
+  if (peri_likely(atomic_load(&home->notes) == NULL))
+    return;
+  for (peri__note *note = take_notes(home); note != NULL;
+       note = note_free(note))
+    if (is_open(L, home->rt, note->peer))
+      peri__note_arrived(L, home->rt, note->peer, &note->message);
+}
+
+void peri__home_drop_notes(peri__home *home)
+{
+  for (peri__note *note = take_notes(home); note != NULL;)
+    note = note_free(note);
 }
 
 /* The post cannot be done without, and memory may come back: the owner waits

@@ -25,11 +25,11 @@ static inline void peri__relax(void)
 
 /* How a job ended. */
 typedef enum peri__outcome {
-  PERI__JOB_FAILED,   /* no Lua value can tell: text; NULL: no memory */
-  PERI__JOB_RETURNED, /* out: its results */
-  PERI__JOB_RAISED,   /* out: the error, and its traceback or nil */
+  PERI__JOB_FAILED,    /* no Lua value can tell: text; NULL: no memory */
+  PERI__JOB_RETURNED,  /* out: its results */
+  PERI__JOB_RAISED,    /* out: the error, and its traceback or nil */
   PERI__JOB_CANCELLED, /* it was interrupted */
-  PERI__JOB_BROKEN    /* the pool is: its `broken` tells why */
+  PERI__JOB_BROKEN     /* the pool is: its `broken` tells why */
 } peri__outcome;
 
 /* What its carrier knows of a job. */
@@ -70,11 +70,19 @@ void peri__job_put(peri__job *job, peri__message *where,
 /* -- Where jobs come back to ----------------------------------------------- */
 
 /* One for each runtime that submits to a pool. */
+/* A note of a peer's on its way (codec.h). */
+typedef struct peri__note {
+  struct peri__note *next;
+  peri__peer *peer; /* the receiver's */
+  peri__message message;
+} peri__note;
+
 struct peri__home {
   peri_runtime *rt;
   peri_post_cb deliver; /* is posted to rt when there is something for it */
   void *argument;
   _Atomic(peri_node *) done; /* jobs, the last one first, linked by link.next */
+  _Atomic(peri__note *) notes; /* the last one first */
   atomic_bool posted;
 };
 
@@ -83,6 +91,13 @@ void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
 /* Leaves a job that has ended; however many come, they cost one post until the
  * owner looks. Any thread. */
 void peri__job_done(peri__job *job);
+/* Leaves a note for a peer of the home's state; takes the message. 0 or
+ * PERI_ENOMEM. Any thread. */
+int peri__home_leave_note(peri__home *home, peri__peer *peer,
+                          peri__message *message);
+/* Gives all notes to their peers. The home's thread. */
+void peri__home_read_notes(peri__home *home, lua_State *L);
+void peri__home_drop_notes(peri__home *home);
 /* Has deliver called once more. Any thread. */
 void peri__home_notify(peri__home *home);
 /* Moves all that came, in the order of their ending, to the end of a list. The
@@ -122,6 +137,8 @@ typedef struct peri__pool_ops {
   /* Blocks until the workers of a closed pool have ended, and their jobs have
    * come home. */
   void (*join)(peri__pool *pool);
+  /* Closes the peers of a joined pool, if it has any; NULL: it has none. */
+  void (*close_peers)(peri__pool *pool, lua_State *L);
   /* Of a joined pool, or one that never had a job. */
   void (*free)(peri__pool *pool);
 } peri__pool_ops;

@@ -39,10 +39,13 @@ typedef struct peri__thread {
   thread_pool *pool;
   uv_thread_t id;
   peri__worker worker;
+  peri__peer peer; /* as the owner sees it; the owner's thread */
+  peri__home home; /* for notes to worker.rt */
   unsigned streak; /* jobs since it slept */
-  uv_mutex_t mutex; /* guards the rest, and worker.rt; nothing is locked inside */
+  uv_mutex_t
+      mutex; /* guards the rest, and worker.rt; nothing is locked inside */
   peri__job *current; /* the one that has begun last */
-  peri_list mine;   /* jobs taken and not begun; job->carrier is this thread */
+  peri_list mine; /* jobs taken and not begun; job->carrier is this thread */
   size_t count;
 } peri__thread;
 
@@ -115,6 +118,7 @@ static void begin(peri__thread *thread, peri__job *job)
 {
   peri__worker_settle(&thread->worker);
   job->carrier = thread;
+  job->peer = &thread->peer;
   thread->current = job;
   set_state(job, PERI__JOB_RUNS);
 }
@@ -303,9 +307,21 @@ static void break_pool(thread_pool *pool, char *text)
   }
 }
 
-static void do_job(thread_pool *pool, peri__worker *worker, peri__job *job)
+/* There is no state: what was left for the one before is lost. */
+static void reset_notes(peri__thread *thread)
 {
+  uv_mutex_lock(&thread->mutex);
+  peri__home_drop_notes(&thread->home);
+  atomic_store(&thread->home.posted, false);
+  uv_mutex_unlock(&thread->mutex);
+}
+
+static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
+{
+  peri__worker *worker = &thread->worker;
   char *text = NULL;
+  if (worker->rt == NULL)
+    reset_notes(thread);
   int status = atomic_load(&pool->head.broken) != NULL
                    ? -1
                    : peri__worker_open(worker, &text);
@@ -364,7 +380,7 @@ static void thread_main(void *argument)
   name_thread(thread->worker.name);
   let_through(pool->setup.options.preempt_signal);
   while ((job = next_job(pool, thread)) != NULL) {
-    do_job(pool, &thread->worker, job);
+    do_job(pool, thread, job);
     thread->streak++;
   }
   peri__worker_settle(&thread->worker);
@@ -374,8 +390,47 @@ static void thread_main(void *argument)
 
 static void thread_free(peri__thread *thread)
 {
+  peri__home_drop_notes(&thread->home);
   uv_mutex_destroy(&thread->mutex);
   free(thread);
+}
+
+/* -- Notes ------------------------------------------------------------------ */
+
+/* Of the owner's, on its thread: to the state that the worker has now. */
+static int send_to_worker(peri__peer *peer, peri__message *note)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)peer - offsetof(peri__thread, peer));
+  int status = PERI_EFAILED;
+  uv_mutex_lock(&thread->mutex);
+  if (thread->worker.rt != NULL) {
+    thread->home.rt = thread->worker.rt;
+    status = peri__home_leave_note(&thread->home, &thread->worker.peer, note);
+  }
+  uv_mutex_unlock(&thread->mutex);
+  return status;
+}
+
+static int send_to_owner(peri__peer *peer, peri__message *note)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)peer - offsetof(peri__thread, worker.peer));
+  return peri__home_leave_note(thread->pool->head.home, &thread->peer, note);
+}
+
+static void read_notes(lua_State *L, void *argument)
+{
+  peri__thread *thread = argument;
+  atomic_store(&thread->home.posted, false);
+  peri__home_read_notes(&thread->home, L);
+}
+
+static void close_peers(peri__pool *head, lua_State *L)
+{
+  thread_pool *pool = (thread_pool *)head;
+  for (unsigned i = 0; i < pool->started; i++)
+    peri__peer_close(L, head->home->rt, &pool->threads[i]->peer);
 }
 
 /* "peri-3", in the 15 bytes that the system shows. */
@@ -400,6 +455,10 @@ static peri__thread *thread_new(thread_pool *pool)
   thread->pool = pool;
   thread->worker.setup = &pool->setup;
   thread->worker.guard = &thread->mutex;
+  thread->worker.send = send_to_owner;
+  thread->peer =
+      (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
+  peri__home_init(&thread->home, NULL, read_notes, thread);
   thread->worker.kind = "thread";
   make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
             pool->started);
@@ -457,8 +516,8 @@ static void on_signal(int number, siginfo_t *info, void *context)
 /* Whether the signal is ours: it is, unless somebody else handles it. */
 static bool claim_signal(int number)
 {
-  struct sigaction action, ours = {.sa_sigaction = on_signal,
-                                   .sa_flags = SA_SIGINFO | SA_RESTART};
+  struct sigaction action,
+      ours = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
   if (number == 0 || sigaction(number, NULL, &action) != 0)
     return false;
   if (action.sa_flags & SA_SIGINFO)
@@ -637,6 +696,7 @@ static const peri__pool_ops ops = {
     .interrupt = interrupt,
     .close = close_pool,
     .join = join,
+    .close_peers = close_peers,
     .free = free_pool,
 };
 

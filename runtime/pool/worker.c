@@ -234,10 +234,12 @@ static int serve(lua_State *L)
   return 1;
 }
 
-/* -> what stands in the slots; the worker's run has begun. */
+/* [worker] -> what stands in the slots; the worker's run has begun. */
 static int prepare(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
+  peri__worker *worker = lua_touserdata(L, 1);
+  peri__peer_open(L, rt, &worker->peer);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, serve, 1);
   lua_pushlightuserdata(L, rt);
@@ -325,12 +327,14 @@ void peri__worker_settle(peri__worker *worker)
     peri__interrupt_reset(worker->rt);
 }
 
-static bool open_slots(peri_runtime *rt)
+static bool open_slots(peri__worker *worker)
 {
+  peri_runtime *rt = worker->rt;
   lua_State *L = peri_state(rt);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, prepare, 1);
-  if (lua_pcall(L, 0, SLOTS, 0) == LUA_OK)
+  lua_pushlightuserdata(L, worker);
+  if (lua_pcall(L, 1, SLOTS, 0) == LUA_OK)
     return true;
   lua_pop(L, 1);
   return false;
@@ -380,12 +384,13 @@ int peri__worker_open(peri__worker *worker, char **text)
   const peri__worker_setup *setup = worker->setup;
   if (worker->rt != NULL)
     return 0;
-  worker->peer = (peri__peer){.trusted = true};
+  worker->peer =
+      (peri__peer){.trusted = true, .chunks = true, .send = worker->send};
   peri_runtime *rt;
   int status = peri_new(&rt, &setup->options);
   set_runtime(worker, status == PERI_OK ? rt : NULL);
   if (status == PERI_OK && call(worker->rt, set_paths, setup) &&
-      open_slots(worker->rt)) {
+      open_slots(worker)) {
     if (setup->initializer.bytes.length == 0)
       return 0;
     peri__job job;
@@ -410,6 +415,8 @@ void peri__worker_close(peri__worker *worker)
 {
   peri_runtime *rt = worker->rt;
   set_runtime(worker, NULL);
+  if (rt != NULL)
+    peri__peer_close(rt->L, rt, &worker->peer);
   while (rt != NULL && rt->run != NULL)
     peri__run_end(rt->L, rt, rt->run);
   peri_close(rt);

@@ -16,8 +16,8 @@ typedef struct peri__worker_setup {
 
 typedef struct peri__worker {
   const peri__worker_setup *setup;
-  char name[16];     /* "peri-3" */
-  const char *kind;  /* "thread" or "process", for messages */
+  char name[16];    /* "peri-3" */
+  const char *kind; /* "thread" or "process", for messages */
   /* NULL: to be made for the next job. Changes with the guard locked, if there is
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
@@ -25,6 +25,7 @@ typedef struct peri__worker {
   atomic_bool asked; /* the job is to end */
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
+  int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
 } peri__worker;
 
 void peri__worker_setup_fini(peri__worker_setup *setup);

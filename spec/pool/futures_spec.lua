@@ -123,7 +123,8 @@ describe("the future of a job", function()
   it("may be gathered, waited for, shielded and raced", function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 2 }
     local function job(x) return x, x end
-    assert.same({ n = 3, 1, 2, 1 }, peri.gather(executor:submit(job, 1), executor:submit(job, 2), peri.call(job, 1)):await())
+    local gather = peri.gather(executor:submit(job, 1), executor:submit(job, 2), peri.call(job, 1))
+    assert.same({ n = 3, 1, 2, 1 }, gather:await())
     local list = { executor:submit(job, 3), executor:submit(job, 4) }
     local done, pending = peri.wait(list)
     assert.same({ 2, 0 }, { #done, #pending })
@@ -350,15 +351,18 @@ describe("Executor:map", function()
   it("submits no more than buffersize ahead", function()
     local executor, open = held()
     local submitted = 0
-    local submit = executor.submit
-    local list = setmetatable({}, { __index = function(_, i) submitted = i return i end, __len = function() return 10 end })
-    local step = executor:map(function(x) return x end, { n = 10, table.unpack(list, 1, 10) }, { buffersize = 2 })
-    assert.equal(submit, executor.submit)
+    local list = setmetatable({ n = 10 }, { __index = function(_, i)
+      submitted = i
+      return i
+    end })
+    local step = executor:map(function(x) return x end, list, { buffersize = 2 })
+    assert.equal(2, submitted)
     open()
-    local sum = 0
+    assert.same({ 1, 1 }, { step() })
+    assert.equal(3, submitted)
+    local sum = 1
     for _, x in step do sum = sum + x end
-    assert.equal(55, sum)
-    assert.equal(10, submitted)
+    assert.same({ 55, 10 }, { sum, submitted })
   end)
 end)
 
@@ -381,7 +385,7 @@ describe("max_queued", function()
     support.spin(3)
     assert.same({}, lines)
     tasks[2]:cancel()
-    local file <close> = io.open(path, "r+")
+    local file <close> = io.open(path, "r+") -- luacheck: ignore
     assert.same({ 1, 3 }, { (tasks[1]:await()), (tasks[3]:await()) })
     assert.equal("1", lines[1]:sub(1, 1))
     assert.equal("3", lines[2]:sub(1, 1))
@@ -400,6 +404,43 @@ describe("max_queued", function()
     wait_until_runs(future)
     future:cancel { running = true }
     executor:shutdown()
+  end)
+end)
+
+describe("a loop that was sent to a job", function()
+  it("takes calls and coroutines from there", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
+    local lines, say = trace()
+    local said = peri.ref(say)
+    local future = executor:submit(function(loop, ref)
+      local peri = require "perilune" -- luacheck: ignore
+      local doubled = loop:run_coroutine_threadsafe(function(x) return x * 2 end, 21)
+      local bad = loop:run_coroutine_threadsafe(function() error(require "perilune".ValueError "bad") end)
+      local ok, err = pcall(peri.await, bad)
+      local endless = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+      endless:cancel()
+      return doubled:await(), ok, err, ref, endless:cancelled()
+    end, peri.get_running_loop(), said)
+    local doubled, ok, err, ref, cancelled = future:result()
+    assert.same({ 42, false, true, true, true },
+      { doubled, ok, peri.ValueError:is(err), ref == say, cancelled })
+    assert.same({}, lines)
+  end)
+
+  it("may close while the job has it", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
+    local loop = peri.new_event_loop()
+    local path = support.directory() .. "/gate"
+    assert(os.execute(("mkfifo '%s'"):format(path)))
+    local future = executor:submit(function(handle, name)
+      local peri = require "perilune" -- luacheck: ignore
+      io.open(name, "r"):close()
+      local answer = handle:run_coroutine_threadsafe(function() end)
+      return select(2, pcall(peri.await, answer))
+    end, loop, path)
+    loop:close()
+    local file <close> = io.open(path, "r+") -- luacheck: ignore
+    assert.equal("RuntimeError: Event loop is closed", tostring((future:result())))
   end)
 end)
 
