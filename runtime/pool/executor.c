@@ -39,60 +39,13 @@ typedef struct handle {
   peri__executor *executor;
 } handle;
 
-/* Its address is the place of the executors in the registry. */
-static const char executors_key = 0;
-
 static inline peri__job_future *node_future(peri_node *node)
 {
   return (peri__job_future *)((char *)node - offsetof(peri__job_future, job) -
                               offsetof(peri__job, node));
 }
 
-/* -- The table of executors ------------------------------------------------- */
-
-/* Pushes the table, or pops nothing and returns false: the runtime closes. */
-static bool push_executors(lua_State *L)
-{
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &executors_key) == LUA_TTABLE)
-    return true;
-  lua_pop(L, 1);
-  return false;
-}
-
-/* The executor at idx, in the table that is there. */
-static void anchor(lua_State *L, peri__executor *executor, int idx)
-{
-  if (executor->anchored)
-    return;
-  push_executors(L);
-  lua_pushvalue(L, idx);
-  lua_rawsetp(L, -2, executor);
-  lua_pop(L, 1);
-  executor->anchored = true;
-}
-
-/* Pushes the executor if it stands in the table. */
-static bool push_anchored(lua_State *L, const peri__executor *executor)
-{
-  if (!push_executors(L))
-    return false;
-  bool found = lua_rawgetp(L, -1, executor) == LUA_TUSERDATA;
-  lua_remove(L, -2);
-  if (!found)
-    lua_pop(L, 1);
-  return found;
-}
-
-static void unanchor(lua_State *L, peri__executor *executor)
-{
-  push_executors(L);
-  lua_pushnil(L);
-  lua_rawsetp(L, -2, executor);
-  lua_pop(L, 1);
-  executor->anchored = false;
-}
-
-static void close_pool(peri__executor *executor)
+void peri__executor_close_pool(peri__executor *executor)
 {
   executor->pool->closed = true;
   executor->pool->ops->close(executor->pool);
@@ -354,7 +307,7 @@ static void deliver(lua_State *L, void *argument)
 {
   peri__executor *executor = argument;
   peri__check_stack(L, LUA_MINSTACK);
-  if (!push_anchored(L, executor))
+  if (!peri__executor_push(L, executor))
     return;
   if (executor->pool == NULL) { /* collected with its state */
     lua_pop(L, 1);
@@ -367,7 +320,7 @@ static void deliver(lua_State *L, void *argument)
   peri__home_read_notes(&executor->home, L);
   if (ended && executor->anchored) {
     finish(L, rt, idx);
-    unanchor(L, executor);
+    peri__executor_unanchor(L, executor);
   }
   lua_settop(L, idx - 1);
 }
@@ -398,7 +351,8 @@ static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
 static bool withdraw(lua_State *L, peri__job_future *future)
 {
   peri__executor *executor = future->executor;
-  if (executor == NULL || executor->pool == NULL || !push_anchored(L, executor))
+  if (executor == NULL || executor->pool == NULL ||
+      !peri__executor_push(L, executor))
     return false;
   if (executor->pool->ops->withdraw(executor->pool, &future->job))
     return true;
@@ -503,7 +457,7 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
                 "cannot submit a job: the executor was shut down");
   if (executor->anchored)
     return;
-  if (!push_executors(L))
+  if (!peri__executors_push(L))
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "cannot submit a job: the runtime is closing");
   lua_pop(L, 1);
@@ -573,7 +527,7 @@ static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
   lua_getiuservalue(L, 1, 1); /* the executor, at idx */
   peri__message *message = push_message(L, idx);
   peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
-  anchor(L, executor, idx);
+  peri__executor_anchor(L, executor, idx);
   push_future(L, rt, executor, loop_idx);
   hand_over(L, rt, executor, idx);
   lua_pushvalue(L, idx + 1);
@@ -667,7 +621,7 @@ static void close_executor(peri__executor *executor)
     executor->ending = true;
     peri__external(executor->rt, 1);
   }
-  close_pool(executor);
+  peri__executor_close_pool(executor);
 }
 
 /* executor:close(): no more jobs. */
@@ -737,7 +691,7 @@ static int l_gc(lua_State *L)
 {
   peri__executor *executor = lua_touserdata(L, 1);
   if (executor->pool != NULL) {
-    close_pool(executor);
+    peri__executor_close_pool(executor);
     executor->pool->ops->join(executor->pool);
     close_peers(L, executor);
     peri__home_drop_notes(&executor->home);
@@ -748,107 +702,6 @@ static int l_gc(lua_State *L)
   free(executor->free);
   executor->free = NULL;
   return 0;
-}
-
-static void each_executor(lua_State *L, int table,
-                          void (*fn)(lua_State *L, peri__executor *executor))
-{
-  lua_pushnil(L);
-  while (lua_next(L, table)) {
-    fn(L, lua_touserdata(L, -1));
-    lua_pop(L, 1);
-  }
-}
-
-static void close_one(lua_State *L, peri__executor *executor)
-{
-  (void)L;
-  if (executor->pool != NULL)
-    close_pool(executor);
-}
-
-static void join_one(lua_State *L, peri__executor *executor)
-{
-  (void)L;
-  if (executor->pool != NULL)
-    executor->pool->ops->join(executor->pool);
-}
-
-/* When the runtime closes: all workers must have ended before it goes. If its
- * Lua state closes first, the executors' own finalizers have seen to that. */
-static void close_executors(void *argument)
-{
-  peri_runtime *rt = argument;
-  lua_State *L = peri_state(rt);
-  int top = lua_gettop(L);
-  peri__check_stack(L, LUA_MINSTACK);
-  if (push_executors(L)) {
-    each_executor(L, top + 1, close_one);
-    each_executor(L, top + 1, join_one);
-  }
-  lua_pushboolean(L, false);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &executors_key);
-  lua_settop(L, top);
-}
-
-static void attach_one(lua_State *L, peri__executor *executor)
-{
-  peri__pool *pool = executor->pool;
-  peri_runtime *rt = executor->rt;
-  if (pool != NULL && pool->ops->attach != NULL)
-    pool->ops->attach(pool, L, rt->run != NULL ? rt->run->loop : NULL);
-}
-
-/* rt->run_changed: results are to come in the loop that runs. */
-static void follow_run(lua_State *L, peri_runtime *rt)
-{
-  int top = lua_gettop(L);
-  (void)rt;
-  if (!lua_checkstack(L, LUA_MINSTACK))
-    return;
-  if (push_executors(L))
-    each_executor(L, top + 1, attach_one);
-  lua_settop(L, top);
-}
-
-static void poll_one(lua_State *L, peri__executor *executor)
-{
-  (void)L;
-  if (executor->pool != NULL && executor->pool->ops->poll != NULL)
-    executor->pool->ops->poll(executor->pool);
-}
-
-static uint64_t longest_spin(lua_State *L, int table)
-{
-  uint64_t longest = 0;
-  lua_pushnil(L);
-  while (lua_next(L, table)) {
-    peri__executor *executor = lua_touserdata(L, -1);
-    if (executor->pool != NULL && executor->pending > 0 &&
-        executor->pool->spin > longest)
-      longest = executor->pool->spin;
-    lua_pop(L, 1);
-  }
-  return longest;
-}
-
-/* rt->spin */
-static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
-{
-  enum { LOOKS = 100 };
-  int top = lua_gettop(L);
-  if (delay == 0 || !push_executors(L))
-    return false;
-  uint64_t longest = longest_spin(L, top + 1), begin = uv_hrtime();
-  if (delay > 0 && (uint64_t)delay < longest)
-    longest = (uint64_t)delay;
-  do {
-    each_executor(L, top + 1, poll_one);
-    for (int i = 0; i < LOOKS && atomic_load(&rt->attention) == 0; i++)
-      peri__relax();
-  } while (atomic_load(&rt->attention) == 0 && uv_hrtime() - begin < longest);
-  lua_settop(L, top);
-  return atomic_load(&rt->attention) != 0;
 }
 
 /* executor:_set_spin(seconds), before anybody submits */
@@ -930,11 +783,7 @@ void peri__executor_open(lua_State *L, peri_runtime *rt)
   lua_insert(L, -2);
   lua_setfield(L, -2, "Executor");
   lua_pop(L, 1);
-  lua_newtable(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &executors_key);
   peri__job_future_open(L, rt);
   rt->job_cancel = cancel;
-  rt->run_changed = follow_run;
-  rt->spin = spin;
-  peri__at_close(L, close_executors, rt);
+  peri__executors_open(L, rt);
 }

@@ -58,6 +58,19 @@ enum {
 /* The handle at 1; pushes its executor. */
 peri__executor *peri__check_executor(lua_State *L);
 
+/* No more jobs; of one that has a pool. */
+void peri__executor_close_pool(peri__executor *executor);
+
+/* executors.c: the table of those that have workers. */
+void peri__executors_open(lua_State *L, peri_runtime *rt);
+/* Pushes it; false, and nothing: the runtime closes. */
+bool peri__executors_push(lua_State *L);
+/* The executor at idx stands in it from now on; until unanchor. */
+void peri__executor_anchor(lua_State *L, peri__executor *executor, int idx);
+void peri__executor_unanchor(lua_State *L, peri__executor *executor);
+/* Pushes the executor if it stands there. */
+bool peri__executor_push(lua_State *L, const peri__executor *executor);
+
 /* room.c: there may be room, in the executor at idx. */
 void peri__room_grant(lua_State *L, peri_runtime *rt, int idx);
 extern const luaL_Reg peri__room_methods[];
