@@ -14,7 +14,7 @@ local pairs, pcall, error = pairs, pcall, error
 local CALL <const>, RUN <const>, CANCEL <const> = native.CALL, native.RUN, native.CANCEL
 local RETURNED <const>, RAISED <const>, CANCELLED <const> =
   native.RETURNED, native.RAISED, native.CANCELLED
-local send, where, external = native.send, native.where, native.external
+local send, external = native.send, native.external
 local add_done_callback = core.Future.add_done_callback
 
 local handles = {}
@@ -40,6 +40,13 @@ local function take(futures, peer, request)
   return future
 end
 
+-- Peer, home and number of a LoopHandle.
+local function where(name, handle)
+  local peer, home, loop = native.where(handle)
+  if not peer then arguments.wrong_type(name, 1, "a LoopHandle", handle) end
+  return peer, home, loop
+end
+
 ---A loop of another Lua state, as it arrives there.
 ---@class perilune.LoopHandle
 local LoopHandle = native.LoopHandle
@@ -53,7 +60,7 @@ local LoopHandle = native.LoopHandle
 ---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 function LoopHandle:call_soon_threadsafe(fn, ...)
-  local peer, home, loop = where(self)
+  local peer, home, loop = where("call_soon_threadsafe", self)
   send(peer, CALL, 0, home, loop, arguments.call("call_soon_threadsafe", 1, fn, ...))
 end
 
@@ -78,7 +85,7 @@ end
 ---@param ... any its arguments
 ---@return perilune.Future
 function LoopHandle:run_coroutine_threadsafe(fn, ...)
-  local peer, home, loop = where(self)
+  local peer, home, loop = where("run_coroutine_threadsafe", self)
   local future = core.create_future()
   last_request = last_request + 1
   local request = last_request

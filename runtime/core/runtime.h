@@ -58,7 +58,12 @@
   X(GOAL)      /* what the host's run is for */                                \
   X(DYING)     /* a loop whose finaliser closes it */                          \
   X(CLOSERS)   /* peri__at_close: userdata */                                  \
-  X(REQUIRE)   /* the require that may wait, once it was needed */
+  X(REQUIRE)   /* the require that may wait, once it was needed */             \
+  X(SENT)      /* of pool/, once it was needed: what goes by name, */          \
+  X(CODE)      /* code that was sent lately, and before, */                    \
+  X(OLD_CODE)                                                                  \
+  X(CHUNKS) /* and code that has come */                                       \
+  X(OLD_CHUNKS)
 
 enum {
 #define X(name) PERI_REF_##name,
@@ -98,8 +103,10 @@ struct peri_runtime {
   peri_list sentries; /* debug.c */
   peri_clock *clock;  /* the real one */
   uint64_t next_id;
-  uint64_t carrier;                          /* of an error's trace (trace.c) */
-  int cancel_depth;                          /* gathers in gathers */
+  uint32_t modules;       /* that our require has loaded; how many of them */
+  uint32_t modules_named; /* the codec has looked at (names.c) */
+  uint64_t carrier;       /* of an error's trace (trace.c) */
+  int cancel_depth;       /* gathers in gathers */
   bool cancel_too_deep, cancel_lacks_memory; /* not all could be cancelled */
   atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
@@ -157,9 +164,6 @@ struct peri_runtime {
    * so many nanoseconds (< 0: no limit). True: there is something. */
   bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);
   uint32_t spinners;
-  uint32_t modules; /* that our require has loaded; how many of them the codec
-                       has looked at (names.c) */
-  uint32_t modules_named;
   bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;

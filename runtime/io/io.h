@@ -66,6 +66,20 @@ peri_loop *peri__io_loop(lua_State *L, peri_runtime *rt);
 /* Pushes the module perilune._net. */
 int peri__net_open(lua_State *L);
 
+/* -- Input: input.c ----------------------------------------------------------- */
+
+enum { PERI_LARGE_INPUT = 4096 };
+
+void peri__discount_input(lua_State *L, size_t size);
+
+/* Pushes input as a string. */
+static inline void peri__push_input(lua_State *L, const char *data, size_t size)
+{
+  lua_pushlstring(L, data, size);
+  if (peri_unlikely(size >= PERI_LARGE_INPUT))
+    peri__discount_input(L, size);
+}
+
 /* -- Signals: signal.c --------------------------------------------------------- */
 
 /* Pushes a table of the signals' numbers by name. */

@@ -318,7 +318,8 @@ bool peri__stream_keep(peri_stream *stream, const char *data, size_t size)
 
 void peri__stream_consume(peri_stream *stream, size_t size)
 {
-  stream->start += size;
+  size_t has = peri__stream_has(stream);
+  stream->start += size < has ? size : has; /* a finalizer may have taken it */
   if (stream->start == stream->end)
     free_input(stream);
   if (stream->flags & PERI_S_STOPPED && !(stream->flags & PERI_S_INPUT_OVER) &&

@@ -15,20 +15,21 @@ static int throw_memory(lua_State *L)
   return luaL_error(L, "not enough memory");
 }
 
-/* The first size of got bytes in the scratch buffer become a string, the rest
- * is kept. Where that fails they are lost, and the rest is worth nothing. */
-static int take_scratch(lua_State *L, peri_stream *stream, size_t size,
-                        size_t got)
+/* Of the got bytes in the scratch buffer the first size are taken, of which text
+ * become a string; the rest is kept. Where that fails they are lost, and the
+ * rest is worth nothing. As a string is made, finalizers may run, which may
+ * close the stream or read another one, into the same scratch buffer. */
+static int take_scratch(lua_State *L, peri_stream *stream, size_t text,
+                        size_t size, size_t got)
 {
   const char *scratch = stream->kernel->scratch;
-  uint32_t flags = stream->flags;
   stream->flags |= PERI_S_LOST;
   stream->lost = UV_ENOMEM;
   if (peri_unlikely(got > size) &&
       !peri__stream_keep(stream, scratch + size, got - size))
     return throw_memory(L);
-  lua_pushlstring(L, scratch, size);
-  stream->flags = flags;
+  peri__push_input(L, scratch, text);
+  stream->flags &= ~(uint32_t)PERI_S_LOST;
   return 1;
 }
 
@@ -43,7 +44,7 @@ static void keep_scratch(lua_State *L, peri_stream *stream, ssize_t got)
 
 static int take(lua_State *L, peri_stream *stream, size_t size)
 {
-  lua_pushlstring(L, stream->input + stream->start, size);
+  peri__push_input(L, stream->input + stream->start, size);
   peri__stream_consume(stream, size);
   return 1;
 }
@@ -99,9 +100,10 @@ static int read_some(lua_State *L, peri_stream *stream, size_t most)
       return peri__stream_park_reading(L, stream, "Stream.read",
                                        (lua_KContext)most, read_some_k);
     ssize_t got = peri__stream_read_scratch(stream);
-    if (peri_likely(got > 0))
-      return take_scratch(L, stream, (size_t)got < most ? (size_t)got : most,
-                          (size_t)got);
+    if (peri_likely(got > 0)) {
+      size_t size = (size_t)got < most ? (size_t)got : most;
+      return take_scratch(L, stream, size, size, (size_t)got);
+    }
   }
 }
 
@@ -219,7 +221,7 @@ static int read_exactly(lua_State *L, peri_stream *stream, size_t size)
     } else {
       got = peri__stream_read_scratch(stream);
       if (got >= (ssize_t)size)
-        return take_scratch(L, stream, size, (size_t)got);
+        return take_scratch(L, stream, size, size, (size_t)got);
       if (got > 0)
         keep_scratch(L, stream, got);
     }
@@ -369,9 +371,8 @@ static bool piece_at_once(lua_State *L, peri_stream *stream, int mode,
     keep_scratch(L, stream, got);
     return false;
   }
-  take_scratch(L, stream, found.end, size);
-  if (mode == BARE_LINE)
-    lua_pushlstring(L, scratch, found.start);
+  size_t text = mode == BARE_LINE ? found.start : found.end;
+  take_scratch(L, stream, text, found.end, size);
   return true;
 }
 

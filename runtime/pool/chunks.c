@@ -17,38 +17,44 @@
 
 #include "pool/wire.h"
 
-#define CODE "perilune.Code"
-
 enum { CACHE_SIZE = 128 };
-
-/* Their addresses are the places in the registry of the young half of a cache,
- * that of [1] of the old one. */
-static const char by_hash[2], by_address[2];
 
 /* -- Caches: tables by light userdata; [1] is the count of the young one ----- */
 
-static void cache_open(lua_State *L, const char *cache)
+/* The place of a cache's young table; that of the old one follows. */
+typedef enum cache {
+  BY_HASH = PERI_REF_CODE,
+  BY_ADDRESS = PERI_REF_CHUNKS
+} cache;
+
+_Static_assert(PERI_REF_OLD_CODE == PERI_REF_CODE + 1 &&
+                   PERI_REF_OLD_CHUNKS == PERI_REF_CHUNKS + 1,
+               "old tables follow young ones");
+
+/* The young table, on top, becomes the old one, and a new one the young. */
+static void age(lua_State *L, peri_runtime *rt, cache which)
 {
   lua_createtable(L, 0, CACHE_SIZE);
-  lua_pushinteger(L, 0);
-  lua_rawseti(L, -2, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, cache);
+  lua_insert(L, -2);
+  peri__set_ref(L, rt, (int)which + 1);
+  lua_pushvalue(L, -1);
+  peri__set_ref(L, rt, (int)which);
 }
 
 /* cache[key] = the value on top, which stays. */
-static void cache_put(lua_State *L, const char *cache, const void *key)
+static void cache_put(lua_State *L, peri_runtime *rt, cache which,
+                      const void *key)
 {
   lua_Integer count = CACHE_SIZE;
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, cache) == LUA_TTABLE) {
+  peri__push_ref(L, rt, (int)which);
+  if (lua_istable(L, -1)) {
     lua_rawgeti(L, -1, 1);
     count = lua_tointeger(L, -1);
     lua_pop(L, 1);
   }
   if (count >= CACHE_SIZE) {
     count = 0;
-    cache_open(L, cache);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, cache + 1); /* the young one is old now */
-    lua_rawgetp(L, LUA_REGISTRYINDEX, cache);
+    age(L, rt, which);
   }
   lua_pushvalue(L, -2);
   lua_rawsetp(L, -2, key);
@@ -58,14 +64,16 @@ static void cache_put(lua_State *L, const char *cache, const void *key)
 }
 
 /* Pushes cache[key] and returns true, or neither. */
-static bool cache_get(lua_State *L, const char *cache, const void *key)
+static bool cache_get(lua_State *L, peri_runtime *rt, cache which,
+                      const void *key)
 {
   for (int i = 0; i < 2; i++) {
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, cache + i) == LUA_TTABLE) {
+    peri__push_ref(L, rt, (int)which + i);
+    if (lua_istable(L, -1)) {
       if (lua_rawgetp(L, -1, key) == LUA_TUSERDATA) {
         lua_replace(L, -2);
         if (i == 1)
-          cache_put(L, cache, key);
+          cache_put(L, rt, which, key);
         return true;
       }
       lua_pop(L, 1);
@@ -88,13 +96,10 @@ static int l_code_gc(lua_State *L)
 /* Pushes a handle without a chunk. */
 static peri__code *push_code(lua_State *L)
 {
+  static const luaL_Reg metamethods[] = {{"__gc", l_code_gc}, {NULL, NULL}};
   peri__code *code = lua_newuserdatauv(L, sizeof *code, 1);
   *code = (peri__code){0};
-  if (luaL_newmetatable(L, CODE)) {
-    lua_pushcfunction(L, l_code_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
+  peri__set_kind(L, "perilune.Code", metamethods);
   return code;
 }
 
@@ -129,11 +134,11 @@ static void look_at_upvalues(lua_State *L, int idx, peri__code *code)
   }
 }
 
-peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
-                            size_t length)
+peri__code *peri__code_push(lua_State *L, peri_runtime *rt, int function,
+                            const char *bytes, size_t length)
 {
   const void *key = hash(bytes, length);
-  if (cache_get(L, by_hash, key)) {
+  if (cache_get(L, rt, BY_HASH, key)) {
     peri__code *code = lua_touserdata(L, -1);
     if (code->chunk->length == length &&
         memcmp(code->chunk->code, bytes, length) == 0)
@@ -145,44 +150,48 @@ peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
   code->chunk = peri__chunk_new(bytes, length);
   if (code->chunk == NULL)
     peri__no_memory(L);
-  cache_put(L, by_hash, key);
+  cache_put(L, rt, BY_HASH, key);
   return code;
 }
 
 /* -- Receiving ------------------------------------------------------------- */
 
-bool peri__code_load(lua_State *L, const peri__chunk *chunk)
+bool peri__code_load(lua_State *L, const char *code, size_t length)
 {
-  return luaL_loadbufferx(L, chunk->code, chunk->length, "=message", "b") ==
-         LUA_OK;
+  int status = luaL_loadbufferx(L, code, length, "=message", "b");
+  if (status == LUA_ERRMEM)
+    peri__no_memory(L);
+  return status == LUA_OK;
 }
 
-static bool load_shared(lua_State *L, peri__chunk *chunk)
+/* Pushes the handle and the function. */
+static bool load_shared(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
 {
   peri__code *code = push_code(L);
-  if (!peri__code_load(L, chunk))
+  if (!peri__code_load(L, chunk->code, chunk->length))
     return false;
+  look_at_upvalues(L, lua_gettop(L), code);
   lua_pushvalue(L, -1);
   lua_setiuservalue(L, -3, 1);
-  lua_insert(L, -2);
+  lua_pushvalue(L, -2);
   peri__chunk_ref(chunk);
   code->chunk = chunk;
-  cache_put(L, by_address, chunk);
+  cache_put(L, rt, BY_ADDRESS, chunk);
   lua_pop(L, 1);
   return true;
 }
 
-bool peri__code_load_plain(lua_State *L, peri__chunk *chunk)
+bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
 {
-  if (cache_get(L, by_address, chunk)) {
+  if (cache_get(L, rt, BY_ADDRESS, chunk))
     lua_getiuservalue(L, -1, 1);
-    lua_replace(L, -2);
-  } else if (!load_shared(L, chunk)) {
+  else if (!load_shared(L, rt, chunk))
     return false;
+  const peri__code *code = lua_touserdata(L, -2);
+  lua_replace(L, -2);
+  if (code->upvalues > 0) { /* a job may have assigned to it */
+    lua_pushglobaltable(L);
+    lua_setupvalue(L, -2, 1);
   }
-  /* A job may have assigned to it. */
-  lua_pushglobaltable(L);
-  if (lua_setupvalue(L, -2, 1) == NULL)
-    lua_pop(L, 1);
   return true;
 }

@@ -112,6 +112,9 @@ void peri__peer_close(lua_State *L, peri_runtime *rt, peri__peer *peer);
 void peri__note_arrived(lua_State *L, peri_runtime *rt, peri__peer *peer,
                         const peri__message *note);
 
+/* Pushes an empty message in a userdata, which frees what is left in it. */
+peri__message *peri__message_push(lua_State *L);
+
 /* -- The codec --------------------------------------------------------------- */
 
 /* What the values of a message are, for the paths in its errors. */

@@ -5,21 +5,11 @@
 #include "pool/handles.h"
 #include "pool/pool.h"
 
-#define BYTES "perilune.Bytes"
-
-static int l_bytes_gc(lua_State *L)
-{
-  peri__message_fini(lua_touserdata(L, 1));
-  return 0;
-}
-
 /* encode(...) -> bytes */
 static int l_encode(lua_State *L)
 {
   int n = lua_gettop(L);
-  peri__message *message = lua_newuserdatauv(L, sizeof *message, 0);
-  *message = (peri__message){0};
-  luaL_setmetatable(L, BYTES);
+  peri__message *message = peri__message_push(L);
   peri__encode(L, peri__rt(L), 1, n, PERI__MESSAGE_VALUES, false, message);
   lua_pushlstring(L, message->bytes.data, message->bytes.length);
   return 1;
@@ -65,9 +55,6 @@ int peri__codec_open(lua_State *L)
   peri_runtime *rt = peri_of(L);
   if (rt == NULL)
     return luaL_error(L, "there is no runtime on this state");
-  luaL_newmetatable(L, BYTES);
-  lua_pushcfunction(L, l_bytes_gc);
-  lua_setfield(L, -2, "__gc");
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, functions, 1);

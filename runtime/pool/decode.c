@@ -34,7 +34,6 @@ int peri__distrust(decoder *d, const char *what)
                      "message from an untrusted source: %s", what);
 }
 
-/* Pushes a string that must come next; returns it. */
 const char *peri__get_string(decoder *d)
 {
   int tag = get_byte(d);
@@ -61,7 +60,6 @@ uint32_t peri__give_number(decoder *d)
   return ++d->given;
 }
 
-/* The value on top is object number id. */
 void peri__set_object(decoder *d, uint32_t id)
 {
   if (id <= FEW) {
@@ -103,6 +101,8 @@ static void push_object(decoder *d)
   get_object(d, (uint32_t)id);
   if (lua_isnil(d->L, -1) && is_unmade(d, (uint32_t)id))
     peri__damaged(d, "an object is part of what it is made of");
+  if (d->has_classes && !peri__wants_class(d) && peri__is_class(d))
+    peri__damaged(d, "a class stands for a value");
 }
 
 /* -- Containers ------------------------------------------------------------ */
@@ -190,7 +190,7 @@ static void open_function(decoder *d)
   if (!d->trusted)
     peri__distrust(d, "it holds a function");
   const char *code = get_bytes(d, length);
-  if (luaL_loadbufferx(L, code, length, "=message", "b") != LUA_OK)
+  if (!peri__code_load(L, code, length))
     peri__damaged(d, lua_tostring(L, -1));
   open_loaded(d, id);
 }
@@ -208,7 +208,8 @@ static peri__chunk *get_chunk(decoder *d)
 static void open_chunk(decoder *d)
 {
   uint32_t id = peri__give_number(d);
-  if (!peri__code_load(d->L, get_chunk(d)))
+  const peri__chunk *chunk = get_chunk(d);
+  if (!peri__code_load(d->L, chunk->code, chunk->length))
     peri__damaged(d, lua_tostring(d->L, -1));
   open_loaded(d, id);
 }
@@ -216,7 +217,7 @@ static void open_chunk(decoder *d)
 static void get_plain(decoder *d)
 {
   uint32_t id = peri__give_number(d);
-  if (!peri__code_load_plain(d->L, get_chunk(d)))
+  if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
     peri__damaged(d, lua_tostring(d->L, -1));
   peri__set_object(d, id);
 }
@@ -254,7 +255,8 @@ static void get_name(decoder *d)
     bool found = lua_istable(L, -2);
     if (found) {
       lua_pushvalue(L, -1);
-      found = lua_gettable(L, -3) != LUA_TNIL;
+      /* __index is code, too. */
+      found = (d->trusted ? lua_gettable : lua_rawget)(L, -3) != LUA_TNIL;
     }
     if (!found)
       peri__throw(L, d->rt, PERI_ERR_RUNTIME,
@@ -584,44 +586,79 @@ static void get_root(decoder *d)
   }
 }
 
+/* Pushes n values, if none of them has parts but for functions that are shared:
+ * then nothing needs a place on the Lua stack. Else it pushes and reads nothing. */
+static bool get_simple(decoder *d, size_t n)
+{
+  const char *start = d->at;
+  int top = lua_gettop(d->L);
+  for (size_t i = 0; i < n; i++) {
+    int tag = get_byte(d);
+    if (tag == TAG_PLAIN) {
+      if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
+        peri__damaged(d, lua_tostring(d->L, -1));
+    } else if (tag >= TAG_SMALL_INTEGER || tag <= TAG_STRING) {
+      d->at--;
+      get_value(d);
+    } else {
+      lua_settop(d->L, top);
+      d->at = start;
+      return false;
+    }
+  }
+  return true;
+}
+
+static void make_places(decoder *d)
+{
+  int top = lua_gettop(d->L);
+  lua_settop(d->L, top + 5 + FEW);
+  d->objects = top + 1;
+  d->places = top + 2;
+  d->late = top + 3;
+  d->classes = top + 4;
+  d->kept = top + 5;
+  d->has_classes = false;
+  d->given = d->upvalues = 0;
+  d->budget = left(d);
+  peri__frames_init(&d->frames, top + 5);
+}
+
+/* Pushes n values above the places, and moves them down. */
+static void get_all(decoder *d, int n)
+{
+  lua_State *L = d->L;
+  int top = lua_gettop(L);
+  make_places(d);
+  for (int i = 0; i < n; i++)
+    get_root(d);
+  if (!lua_isnil(L, d->late))
+    peri__set_late_classes(d);
+  for (int i = 1; i <= n; i++)
+    lua_copy(L, d->kept + FEW + i, top + i);
+  lua_settop(L, top + n);
+}
+
 int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
                  peri__peer *peer)
 {
-  const char *data = message->bytes.data;
-  size_t length = message->bytes.length;
-  int top = lua_gettop(L);
   decoder d;
-  peri__check_stack(L, LUA_MINSTACK + FEW);
-  lua_settop(L, top + 5 + FEW);
   d.L = L;
   d.rt = rt;
   d.message = message;
   d.peer = peer;
-  d.at = data;
-  d.end = data + length;
+  d.at = message->bytes.data;
+  d.end = d.at + message->bytes.length;
   d.trusted = peer != NULL && peer->trusted;
-  d.given = d.upvalues = 0;
-  d.budget = length;
-  d.objects = top + 1;
-  d.places = top + 2;
-  d.late = top + 3;
-  d.classes = top + 4;
-  d.kept = top + 5;
-  peri__frames_init(&d.frames, top + 5);
   if (get_byte(&d) != WIRE_VERSION)
     peri__damaged(&d, "it is of another version");
   size_t n = check_count(&d, get_varint(&d));
   if (n > INT_MAX - LUA_MINSTACK - FEW)
     peri__damaged(&d, "too many values");
-  peri__check_stack(L, (int)n + LUA_MINSTACK);
-  for (size_t i = 0; i < n; i++)
-    get_root(&d);
+  peri__check_stack(L, (int)n + FEW + LUA_MINSTACK);
+  if (!get_simple(&d, n))
+    get_all(&d, (int)n);
   if (d.at != d.end)
     peri__damaged(&d, "bytes are left over");
-  if (!lua_isnil(L, d.late))
-    peri__set_late_classes(&d);
-  for (int i = 1; i <= (int)n; i++)
-    lua_copy(L, d.kept + FEW + i, top + i);
-  lua_settop(L, top + (int)n);
   return (int)n;
 }

@@ -16,6 +16,37 @@ static bool find_class(decoder *d)
   return lua_rawget(L, d->classes) == LUA_TTABLE;
 }
 
+bool peri__is_class(decoder *d)
+{
+  lua_State *L = d->L;
+  if (!lua_istable(L, -1))
+    return false;
+  if (!lua_isnil(L, d->late)) {
+    lua_pushvalue(L, -1);
+    bool late = lua_rawget(L, d->late) == LUA_TBOOLEAN;
+    lua_pop(L, 1);
+    if (late)
+      return true;
+  }
+  if (lua_rawgeti(L, -1, CLASS_NAME) != LUA_TSTRING) {
+    lua_pop(L, 1);
+    return false;
+  }
+  find_class(d);
+  bool found = lua_rawequal(L, -1, -3);
+  lua_pop(L, 2);
+  return found;
+}
+
+bool peri__wants_class(decoder *d)
+{
+  if (d->frames.depth == 0)
+    return false;
+  const peri__frame *frame = peri__frames_top(&d->frames);
+  return frame->phase == PHASE_CLASS && !frame->is_error &&
+         (frame->kind == FRAME_TABLE || frame->kind == FRAME_PACKED);
+}
+
 /* A new entry, not published yet, for the name on top (replaced). */
 static void make_class(decoder *d)
 {
@@ -32,11 +63,13 @@ static void make_class(decoder *d)
   lua_rawset(L, d->late);
 }
 
-/* Returns whether it is complete. */
 bool peri__get_class(decoder *d)
 {
   lua_State *L = d->L;
   uint32_t id = peri__give_number(d);
+  if (!peri__wants_class(d))
+    peri__damaged(d, "a class stands for a value");
+  d->has_classes = true;
   const char *name = peri__get_string(d);
   bool brought = get_byte(d) != 0, known = find_class(d);
   if (known) {
@@ -59,8 +92,8 @@ bool peri__get_class(decoder *d)
   return false;
 }
 
-/* The entry on top is complete. Its metatable's module may have registered the
- * class meanwhile: then that entry counts. */
+/* The metatable's module may have registered the class meanwhile: then that entry
+ * counts. */
 void peri__publish_class(decoder *d, uint32_t id)
 {
   lua_State *L = d->L;
@@ -84,29 +117,6 @@ void peri__publish_class(decoder *d, uint32_t id)
   peri__class_publish(L, d->classes);
 }
 
-/* Whether the value on top is a class entry. */
-static bool is_entry(decoder *d)
-{
-  lua_State *L = d->L;
-  if (!lua_istable(L, -1))
-    return false;
-  if (!lua_isnil(L, d->late)) {
-    lua_pushvalue(L, -1);
-    bool late = lua_rawget(L, d->late) == LUA_TBOOLEAN;
-    lua_pop(L, 1);
-    if (late)
-      return true;
-  }
-  if (lua_rawgeti(L, -1, CLASS_NAME) != LUA_TSTRING) {
-    lua_pop(L, 1);
-    return false;
-  }
-  find_class(d);
-  bool found = lua_rawequal(L, -1, -3);
-  lua_pop(L, 2);
-  return found;
-}
-
 void peri__set_error(decoder *d, int slot)
 {
   lua_State *L = d->L;
@@ -116,7 +126,6 @@ void peri__set_error(decoder *d, int slot)
   lua_setmetatable(L, slot);
 }
 
-/* The traceback on top (popped) is that of the error at slot. */
 void peri__set_trace(decoder *d, int slot)
 {
   lua_State *L = d->L;
@@ -125,11 +134,10 @@ void peri__set_trace(decoder *d, int slot)
   lua_pop(L, 1);
 }
 
-/* The class on top (popped) is that of the table at slot. */
 void peri__set_class(decoder *d, int slot)
 {
   lua_State *L = d->L;
-  if (!is_entry(d))
+  if (!peri__is_class(d))
     peri__damaged(d, "an object's class is none");
   if (lua_rawgeti(L, -1, CLASS_PACK) != LUA_TNIL)
     peri__damaged(d, "an object is not as its class sends it");
@@ -146,7 +154,6 @@ void peri__set_class(decoder *d, int slot)
   lua_pop(L, 2);
 }
 
-/* Objects that came before their class was complete. */
 void peri__set_late_classes(decoder *d)
 {
   lua_State *L = d->L;
@@ -160,16 +167,14 @@ void peri__set_late_classes(decoder *d)
   }
 }
 
-/* Replaces the class on top by its unpack. */
 void peri__set_unpack(decoder *d)
 {
   lua_State *L = d->L;
-  if (!is_entry(d) || lua_rawgeti(L, -1, CLASS_UNPACK) != LUA_TFUNCTION)
+  if (!peri__is_class(d) || lua_rawgeti(L, -1, CLASS_UNPACK) != LUA_TFUNCTION)
     peri__damaged(d, "an object's class does not unpack it");
   lua_replace(L, -2);
 }
 
-/* Returns whether it is complete. */
 bool peri__get_error_class(decoder *d)
 {
   lua_State *L = d->L;
@@ -192,8 +197,6 @@ bool peri__get_error_class(decoder *d)
   return true;
 }
 
-/* The name and base of an error class are on top; the class takes their place.
- */
 void peri__set_error_class(decoder *d, peri__frame *frame)
 {
   lua_State *L = d->L;

@@ -15,7 +15,7 @@ typedef struct decoder {
   const peri__message *message;
   peri__peer *peer; /* where it came from, or NULL */
   const char *at, *end;
-  bool trusted;
+  bool trusted, has_classes;
   peri__frames frames;
   uint32_t given, upvalues; /* numbers of objects and upvalues */
   size_t budget;
@@ -106,6 +106,9 @@ peri__frame *peri__frame_open(decoder *d, peri__frame_kind kind, int slot);
  * top; false: a frame is open for it. */
 bool peri__get_class(decoder *d);
 bool peri__get_error_class(decoder *d);
+/* Whether the value on top is a class entry, and whether one must come next. */
+bool peri__is_class(decoder *d);
+bool peri__wants_class(decoder *d);
 /* The entry on top is complete. */
 void peri__publish_class(decoder *d, uint32_t id);
 /* The name and base of an error class are on top; the class takes their place. */

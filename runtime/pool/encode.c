@@ -12,8 +12,9 @@
  * put_value takes the value on top of the stack: it writes and pops it, or
  * opens a frame for it and leaves it there until step has written all of it.
  */
+#include "io/io.h"
 #include "pool/handles.h"
-/* Raises the TypeError for the value that is being written. */
+
 int peri__refuse(encoder *e, const char *format, ...)
 {
   va_list arguments;
@@ -38,17 +39,18 @@ int peri__seen(encoder *e)
   return e->seen;
 }
 
-/* Gives the value on top the next object number. */
 uint32_t peri__mark(encoder *e)
 {
   lua_State *L = e->L;
   uint32_t id = ++e->objects;
+  bool light = lua_islightuserdata(L, -1); /* its address is not its own */
   if (id <= FEW) {
-    bool light = lua_islightuserdata(L, -1); /* its address is not its own */
     e->first_objects[id - 1] = light ? NULL : lua_topointer(L, -1);
     lua_copy(L, -1, e->kept + (int)id);
     return id;
   }
+  if (light)
+    return id;
   peri__seen(e);
   if (lua_type(L, -1) == LUA_TSTRING) { /* by address: Lua would hash all */
     lua_pushvalue(L, -1);
@@ -93,7 +95,6 @@ static bool is_being_packed(encoder *e, uint32_t id)
   return false;
 }
 
-/* Writes a REF for the value on top and pops it, if it was sent before. */
 bool peri__put_again(encoder *e)
 {
   uint32_t id = number_of(e);
@@ -110,7 +111,7 @@ bool peri__put_again(encoder *e)
 static int names(encoder *e)
 {
   if (!lua_istable(e->L, e->names)) {
-    peri__names_push(e->L);
+    peri__names_push(e->L, e->rt);
     lua_replace(e->L, e->names);
   }
   return e->names;
@@ -125,8 +126,6 @@ static int classes(encoder *e)
   return e->classes;
 }
 
-/* Pushes what the names say of the value on top: the bytes of its name, what a
- * function has instead, or nil. Returns the type. */
 int peri__push_known(encoder *e)
 {
   lua_State *L = e->L;
@@ -141,7 +140,6 @@ int peri__push_known(encoder *e)
   return lua_rawget(L, e->names);
 }
 
-/* Writes the name on top for the value below it and pops both. */
 void peri__put_known(encoder *e)
 {
   size_t length;
@@ -152,7 +150,6 @@ void peri__put_known(encoder *e)
   lua_pop(e->L, 1);
 }
 
-/* Writes the name of the value on top and pops it, if it has one. */
 bool peri__put_name(encoder *e)
 {
   if (peri__push_known(e) == LUA_TSTRING) {
@@ -166,7 +163,6 @@ bool peri__put_name(encoder *e)
 /* -- Values ------------------------------------------------------------------
  */
 
-/* Opens a frame for the value on top. */
 peri__frame *peri__open_frame(encoder *e, peri__frame_kind kind)
 {
   peri__frame *frame = peri__frames_push(e->L, &e->frames);
@@ -177,21 +173,27 @@ peri__frame *peri__open_frame(encoder *e, peri__frame_kind kind)
   return frame;
 }
 
-/* The string on top, which stays if it was sent before. */
-static bool put_string(encoder *e)
+/* Writes the string at idx, if it is short. */
+static bool put_string(encoder *e, int idx)
+{
+  size_t length;
+  const char *s = lua_tolstring(e->L, idx, &length);
+  if (length >= LONG_STRING)
+    return false;
+  put_short_string(e, s, length);
+  return true;
+}
+
+static void put_long_string(encoder *e)
 {
   size_t length;
   const char *s = lua_tolstring(e->L, -1, &length);
-  if (length < LONG_STRING) {
-    put_short_string(e, s, length);
-    return true;
-  }
-  if (number_of(e) != 0)
-    return false;
+  if (peri__put_again(e))
+    return;
   peri__mark(e);
   put_tagged(e, TAG_LONG_STRING, length);
   memcpy(extend(e, length), s, length);
-  return true;
+  lua_pop(e->L, 1);
 }
 
 /* The counts of a table, whose frame is on top; its items are next. */
@@ -296,6 +298,19 @@ static void put_table(encoder *e)
   }
 }
 
+/* What the stream on top is; NULL: it is none. */
+static const char *stream_kind(lua_State *L)
+{
+  static const char *const kinds[] = {[PERI_STREAM_TCP] = "tcp stream",
+                                      [PERI_STREAM_PIPE] = "pipe stream",
+                                      [PERI_STREAM_TTY] = "tty stream"};
+  const peri_stream_box *box = lua_touserdata(L, -1);
+  if (lua_rawlen(L, -1) < sizeof *box || box->mark != &peri__stream_mark ||
+      box->stream == NULL)
+    return NULL;
+  return kinds[box->stream->kind];
+}
+
 static void put_userdata(encoder *e)
 {
   lua_State *L = e->L;
@@ -308,47 +323,47 @@ static void put_userdata(encoder *e)
     return;
   }
   lua_pop(L, known ? 2 : 0);
-  bool named = luaL_getmetafield(L, -1, "__name") == LUA_TSTRING;
-  peri__refuse(e, "%s", named ? lua_tostring(L, -1) : "userdata");
+  const char *name = stream_kind(L);
+  if (name == NULL && luaL_getmetafield(L, -1, "__name") == LUA_TSTRING)
+    name = lua_tostring(L, -1);
+  peri__refuse(e, "%s", name ? name : "userdata");
 }
 
-/* Writes the value on top, of this type, and pops it, if it has no parts. */
-static inline bool put_simple(encoder *e, int type)
+/* Writes the value at idx, of this type, if it has no parts. */
+static inline bool put_simple(encoder *e, int idx, int type)
 {
   lua_State *L = e->L;
   switch (type) {
   case LUA_TNIL:
     put_byte(e, TAG_NIL);
-    break;
+    return true;
   case LUA_TBOOLEAN:
-    put_byte(e, lua_toboolean(L, -1) ? TAG_TRUE : TAG_FALSE);
-    break;
+    put_byte(e, lua_toboolean(L, idx) ? TAG_TRUE : TAG_FALSE);
+    return true;
   case LUA_TNUMBER:
-    if (lua_isinteger(L, -1))
-      put_integer(e, lua_tointeger(L, -1));
+    if (lua_isinteger(L, idx))
+      put_integer(e, lua_tointeger(L, idx));
     else
-      put_float(e, lua_tonumber(L, -1));
-    break;
+      put_float(e, lua_tonumber(L, idx));
+    return true;
   case LUA_TSTRING:
-    if (!put_string(e))
-      return false;
-    break;
+    return put_string(e, idx);
   default:
     return false;
   }
-  lua_pop(L, 1);
-  return true;
 }
 
 static void put_value(encoder *e)
 {
   lua_State *L = e->L;
   int type = lua_type(L, -1);
-  if (put_simple(e, type))
+  if (put_simple(e, -1, type)) {
+    lua_pop(L, 1);
     return;
+  }
   switch (type) {
   case LUA_TSTRING:
-    peri__put_again(e);
+    put_long_string(e);
     return;
   case LUA_TTABLE:
     put_table(e);
@@ -407,11 +422,12 @@ static void put_class(encoder *e)
     peri__open_frame(e, FRAME_CLASS)->next = CLASS_NAME;
 }
 
-/* Writes the value on top; true if its frame is open now. */
 bool peri__put_child(encoder *e)
 {
-  if (put_simple(e, lua_type(e->L, -1)))
+  if (put_simple(e, -1, lua_type(e->L, -1))) {
+    lua_pop(e->L, 1);
     return false;
+  }
   int depth = e->frames.depth;
   put_value(e);
   return e->frames.depth != depth;
@@ -628,6 +644,32 @@ static void step(encoder *e)
   }
 }
 
+/* Writes what comes first of the values from index first on, as long as it needs
+ * no places on the Lua stack: values without parts, and the functions that jobs
+ * are. What is numbered stands on the caller's stack. Returns how many it wrote. */
+static int put_first(encoder *e, int first, int n)
+{
+  int i = 0;
+  while (i < n && (put_simple(e, first + i, lua_type(e->L, first + i)) ||
+                   peri__put_plain(e, first + i)))
+    i++;
+  return i;
+}
+
+static void make_places(encoder *e, int top)
+{
+  lua_settop(e->L, top + 5 + FEW);
+  e->seen = top + 1;
+  e->names = top + 2;
+  e->classes = top + 3;
+  e->refs = top + 4;
+  e->kept = top + 5;
+  e->scanned = false;
+  e->packing = 0;
+  e->upvalues = 0;
+  peri__frames_init(&e->frames, top + 5);
+}
+
 void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
                   peri__message_kind kind, bool chunks, peri__message *out)
 {
@@ -635,25 +677,21 @@ void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
   int top = lua_gettop(L);
   first = lua_absindex(L, first);
   peri__check_stack(L, LUA_MINSTACK + FEW);
-  lua_settop(L, top + 5 + FEW);
   e.L = L;
   e.rt = rt;
   e.out = &out->bytes;
   e.message = out;
   e.kind = kind;
   e.chunks = chunks;
-  e.scanned = false;
-  e.packing = 0;
-  e.objects = e.upvalues = 0;
-  e.seen = top + 1;
-  e.names = top + 2;
-  e.classes = top + 3;
-  e.refs = top + 4;
-  e.kept = top + 5;
-  peri__frames_init(&e.frames, top + 5);
-  put_byte(&e, WIRE_VERSION);
-  put_varint(&e, (uint64_t)n);
-  for (e.root = 1; e.root <= n; e.root++) {
+  e.objects = 0;
+  put_tagged(&e, WIRE_VERSION, (uint64_t)n);
+  int done = put_first(&e, first, n);
+  if (done == n) {
+    lua_pushnil(L);
+    return;
+  }
+  make_places(&e, top);
+  for (e.root = done + 1; e.root <= n; e.root++) {
     lua_pushvalue(L, first + e.root - 1);
     put_value(&e);
     while (e.frames.depth > 0)

@@ -40,7 +40,7 @@ static bool push_new_code(encoder *e)
   out->length = at;
   bool kept = length <= MAX_CHUNK;
   if (kept)
-    peri__code_push(L, function, out->data + at, length);
+    peri__code_push(L, e->rt, function, out->data + at, length);
   else
     lua_pushboolean(L, 0);
   lua_pushvalue(L, function);
@@ -90,8 +90,7 @@ static void put_chunk(encoder *e, const peri__code *code)
     return;
   }
   bool plain = code->plain && !again;
-  put_byte(e, plain ? TAG_PLAIN : TAG_CHUNK);
-  put_varint(e, (uint64_t)number);
+  put_tagged(e, plain ? TAG_PLAIN : TAG_CHUNK, (uint64_t)number);
   if (plain)
     lua_pop(e->L, 1);
   else
@@ -150,6 +149,35 @@ void peri__put_function(encoder *e)
     peri__refuse(e, "C function");
   peri__put_name(e);
 }
+
+/* NULL: the function at idx has none yet. */
+static const peri__code *known_code(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri__names_push(L, rt);
+  lua_pushvalue(L, idx);
+  lua_rawget(L, -2);
+  const peri__code *code = lua_touserdata(L, -1);
+  lua_pop(L, 2);
+  return code;
+}
+
+bool peri__put_plain(encoder *e, int idx)
+{
+  lua_State *L = e->L;
+  bool again;
+  if (!e->chunks || e->objects == FEW || lua_type(L, idx) != LUA_TFUNCTION)
+    return false;
+  const peri__code *code = known_code(L, e->rt, idx);
+  if (code == NULL || !code->plain)
+    return false;
+  int number = chunk_number(e, code->chunk, &again);
+  if (number < 0 || again)
+    return false;
+  e->first_objects[e->objects++] = lua_topointer(L, idx);
+  put_tagged(e, TAG_PLAIN, (uint64_t)number);
+  return true;
+}
+
 /* -- Upvalues -------------------------------------------------------------- */
 
 /* The number of the upvalue at an address; a new one if *is_new. */

@@ -150,6 +150,10 @@ bool peri__put_child(encoder *e);
 
 /* encode_function.c */
 void peri__put_function(encoder *e);
+/* Writes the function at idx, which is anchored there, if it is one without
+ * upvalues whose code has been sent before, but not in this message. Needs no
+ * places. */
+bool peri__put_plain(encoder *e, int idx);
 void peri__step_function(encoder *e, peri__frame *frame);
 
 #endif

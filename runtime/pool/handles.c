@@ -109,16 +109,10 @@ static int l_equal(lua_State *L)
 /* Pushes a new one; values: how many user values. */
 static peri__handle *push_handle(lua_State *L, const char *kind, int values)
 {
+  static const luaL_Reg metamethods[] = {{"__eq", l_equal}, {NULL, NULL}};
   peri__handle *handle = lua_newuserdatauv(L, sizeof *handle, values);
-  if (luaL_newmetatable(L, kind)) {
-    lua_pushcfunction(L, l_equal);
-    lua_setfield(L, -2, "__eq");
-    lua_newtable(L);
-    lua_setfield(L, -2, "__index");
-    lua_pushstring(L, strchr(kind, '.') + 1);
-    lua_setfield(L, -2, "__name");
-  }
-  lua_setmetatable(L, -2);
+  *handle = (peri__handle){0};
+  peri__set_kind(L, kind, metamethods);
   return handle;
 }
 
@@ -143,7 +137,7 @@ int peri__handle_where(lua_State *L)
 {
   const peri__handle *handle = luaL_testudata(L, 1, LOOP_HANDLE);
   if (handle == NULL)
-    peri__arg_type_error(L, peri__rt(L), 1, "LoopHandle");
+    return 0;
   lua_pushinteger(L, (lua_Integer)handle->peer);
   lua_pushinteger(L, (lua_Integer)handle->home);
   lua_pushinteger(L, (lua_Integer)handle->id);
@@ -325,24 +319,6 @@ void peri__peer_close(lua_State *L, peri_runtime *rt, peri__peer *peer)
 
 /* -- Notes ----------------------------------------------------------------- */
 
-static int l_note_gc(lua_State *L)
-{
-  peri__message_fini(lua_touserdata(L, 1));
-  return 0;
-}
-
-static peri__message *push_note(lua_State *L)
-{
-  peri__message *note = lua_newuserdatauv(L, sizeof *note, 0);
-  *note = (peri__message){0};
-  if (luaL_newmetatable(L, "perilune.Note")) {
-    lua_pushcfunction(L, l_note_gc);
-    lua_setfield(L, -2, "__gc");
-  }
-  lua_setmetatable(L, -2);
-  return note;
-}
-
 /* How the values of a note are called in errors. */
 static peri__message_kind path_kind(uint64_t kind)
 {
@@ -372,7 +348,7 @@ int peri__handle_send(lua_State *L)
   if (peer == NULL || peer->send == NULL)
     peri__throw(L, rt, PERI_ERR_RUNTIME,
                 "the state of the loop cannot be reached");
-  peri__message *note = push_note(L);
+  peri__message *note = peri__message_push(L);
   if (peri__buffer_reserve(&note->bytes, sizeof header) < 0)
     peri__no_memory(L);
   memcpy(note->bytes.data, &header, sizeof header);

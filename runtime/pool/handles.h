@@ -34,7 +34,7 @@ typedef enum peri__note_kind {
 
 /* ref(value) */
 int peri__handle_ref(lua_State *L);
-/* where(handle) -> peer, home, id of a LoopHandle */
+/* where(handle) -> peer, home, id of a LoopHandle; nothing: it is none */
 int peri__handle_where(lua_State *L);
 /* send(peer, kind, request, home, id, values ...): a note. Raises TypeError for
  * values that cannot be sent, RuntimeError if the peer is closed. */

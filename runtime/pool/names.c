@@ -21,9 +21,6 @@
 
 #include "pool/wire.h"
 
-/* Its address is the place of the names in the registry. */
-static const char names_key = 0;
-
 /* How far, and through how many fields, a C function is looked for. */
 enum { SEARCH_DEPTH = 3, SEARCH_FIELDS = 100000 };
 
@@ -52,18 +49,14 @@ static bool is_among(const char *name, const char *const *list, size_t n)
   return false;
 }
 
-void peri__names_push(lua_State *L)
+void peri__names_push(lua_State *L, peri_runtime *rt)
 {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key) == LUA_TTABLE)
+  peri__push_ref(L, rt, PERI_REF_SENT);
+  if (peri_likely(lua_istable(L, -1)))
     return;
   lua_pop(L, 1);
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
+  peri__weak_table(L, rt, PERI_REF_SENT, "k");
+  peri__push_ref(L, rt, PERI_REF_SENT);
 }
 
 static void add_string(luaL_Buffer *buffer, const char *s, size_t length)

@@ -63,7 +63,7 @@ enum {
   MAX_PACKED = 200,   /* values that pack may return */
   MAX_NAME_KEYS = 8,
   MAX_CHUNK = 131072, /* bytes of code that are worth to be kept */
-  FEW = 8,            /* objects, upvalues that need no table to be found in */
+  FEW = 4,            /* objects, upvalues that need no table to be found in */
   FIRST_FRAMES = 16
 };
 
@@ -115,6 +115,11 @@ static inline peri__frame *peri__frames_top(peri__frames *frames)
   return &frames->v[frames->depth - 1];
 }
 
+/* Gives the userdata on top the metatable of its kind ("perilune.Kind"), which is
+ * made if need be. */
+void peri__set_kind(lua_State *L, const char *kind,
+                    const luaL_Reg *metamethods);
+
 /* Pushes where the value is that is being written (path.c); of a deep path the
  * middle is left out. */
 const char *peri__path_push(lua_State *L, const peri__frames *frames,
@@ -123,21 +128,21 @@ const char *peri__path_push(lua_State *L, const peri__frames *frames,
 /* A function's code as a state knows it: a userdata. */
 typedef struct peri__code {
   peri__chunk *chunk;
-  int upvalues; /* of a sender's */
-  bool plain;   /* they are but _ENV */
+  int upvalues;
+  bool plain; /* they are but _ENV */
 } peri__code;
 
 /* Pushes the handle of a function's code. */
-peri__code *peri__code_push(lua_State *L, int function, const char *bytes,
-                            size_t length);
+peri__code *peri__code_push(lua_State *L, peri_runtime *rt, int function,
+                            const char *bytes, size_t length);
 /* Pushes a new function; false and a text: the code is damaged. */
-bool peri__code_load(lua_State *L, const peri__chunk *chunk);
+bool peri__code_load(lua_State *L, const char *code, size_t length);
 /* The same for a plain one, which need not be new. */
-bool peri__code_load_plain(lua_State *L, peri__chunk *chunk);
+bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk);
 
 /* Pushes the table that says what goes by name: value to the bytes of its
  * TAG_NAME; for a function known to have none its peri__code, or false. */
-void peri__names_push(lua_State *L);
+void peri__names_push(lua_State *L, peri_runtime *rt);
 /* Takes modules loaded since the last time into the table at names. */
 void peri__names_scan(lua_State *L, peri_runtime *rt, int names);
 /* Whether there are none, as far as one can tell without looking. */

@@ -6,12 +6,14 @@
 --                       is the one that ratios are taken of
 --             base      label of the program that ratios are taken to, if any
 --             programs  { label, runtime, args, ... }: the runtime names the file
---                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua) in
---                       the benchmark's directory; with `starts` the runtime
---                       itself is started that often and timed from outside;
---                       with `client` the program is a server, started by the
---                       client.c of its directory with those arguments; `dir` is
---                       that directory where it is not the benchmark's own
+--                       (floor.c, perilune.lua, asyncio.py, node.js, luv.lua,
+--                       lanes.lua, main.go) in the benchmark's directory; with
+--                       `parallel` it may use every CPU; with `starts`
+--                       the runtime itself is started that often and timed from
+--                       outside; with `client` the program is a server, started
+--                       by the client.c of its directory with those arguments;
+--                       `dir` is that directory where it is not the benchmark's
+--                       own
 --             aims      { of = label, key = column, ratio = to the base } or
 --                       { of = label, key = column, limit = in its own unit }
 local suite = {}
@@ -86,8 +88,10 @@ suite[#suite + 1] = {
         { "floor: one uv_queue_work a file", "floor", "job 10000 64" },
         { "perilune: fs.read_file", "perilune", "10000 64" },
         { "asyncio: to_thread", "asyncio", "10000 64" },
+        { "uvloop: to_thread", "uvloop", "10000 64 uvloop" },
         { "node: readFile", "node", "10000 64" },
         { "luv: coroutines, uv_fs", "luv", "10000 64" },
+        { "Go: os.ReadFile", "go", "10000 64" },
       },
       -- 1.7 times as many files.
       aims = { { of = "perilune: fs.read_file", key = "us", ratio = 0.59 } },
@@ -210,6 +214,7 @@ local function servers(client, ours)
     { "asyncio: Protocol", "asyncio", "protocol" },
     { "uvloop: streams", "uvloop", "streams uvloop" },
     { "uvloop: Protocol", "uvloop", "protocol uvloop" },
+    { "Go: net", "go", "" },
   } do
     table.insert(list, peer)
   end
@@ -330,8 +335,10 @@ local function spawning(mib, spawns, few, base, aim)
       { "floor: posix_spawn, waitpid", "floor", "posix " .. args },
       { "perilune: create_subprocess_exec", "perilune", args },
       { "asyncio: create_subprocess_exec", "asyncio", few_args },
+      { "uvloop: create_subprocess_exec", "uvloop", few_args .. " uvloop" },
       { "node: child_process.spawn", "node", few_args },
       { "luv: spawn", "luv", few_args },
+      { "Go: os/exec", "go", args },
     },
     aims = { { of = "perilune: create_subprocess_exec", key = "us", ratio = aim } },
   }
@@ -343,6 +350,147 @@ suite[#suite + 1] = {
   cases = {
     spawning(1, 2000, 2000, "floor: uv_spawn", 1 / 1.1),
     spawning(500, 1000, 50, "floor: posix_spawn, waitpid", 1 / 0.9),
+  },
+}
+
+-- Work on two threads or in two processes, which need a CPU each; the first program
+-- is the base.
+local function parallel(title, columns, programs, aims)
+  for _, program in ipairs(programs) do program.parallel = true end
+  return {
+    title = title,
+    columns = columns,
+    base = programs[1][1],
+    programs = programs,
+    aims = aims,
+  }
+end
+
+local at_once = { { "ns", "ns per job" } }
+local one_by_one = { { "us", "us per job" } }
+
+suite[#suite + 1] = {
+  name = "jobs",
+  about = "functions that do nothing, on two threads and in two processes",
+  cases = {
+    parallel("jobs: no-ops on two threads, 10,000 at a time", at_once, {
+      { "floor: uv_queue_work", "floor", "work flight 2000000 10000" },
+      { "perilune: ThreadPoolExecutor", "perilune", "threads flight 1000000 10000" },
+      { "luv: new_work", "luv", "flight 500000 10000" },
+      { "Lanes: linda", "lanes", "flight 100000 10000" },
+      { "node: worker_threads", "node", "threads flight 300000 10000" },
+      { "Python: ThreadPoolExecutor", "asyncio", "threads flight 30000 10000" },
+      { "asyncio: run_in_executor", "asyncio", "loop flight 20000 10000" },
+      { "uvloop: run_in_executor", "uvloop", "loop flight 20000 10000 uvloop" },
+      { "Go: channels", "go", "flight 2000000 10000" },
+    }, {
+      { of = "perilune: ThreadPoolExecutor", key = "ns", ratio = 1 / 0.6 },
+    }),
+    parallel("jobs: no-ops on a thread, one after the other", one_by_one, {
+      { "floor: uv_queue_work", "floor", "work one 20000" },
+      { "perilune: ThreadPoolExecutor", "perilune", "threads one 20000" },
+      { "perilune: same, spin = 0.001", "perilune", "threads one 200000 0.001" },
+      { "luv: new_work", "luv", "one 20000" },
+      { "Lanes: linda", "lanes", "one 10000" },
+      { "node: worker_threads", "node", "threads one 10000" },
+      { "Python: ThreadPoolExecutor", "asyncio", "threads one 5000" },
+      { "asyncio: run_in_executor", "asyncio", "loop one 5000" },
+      { "uvloop: run_in_executor", "uvloop", "loop one 5000 uvloop" },
+      { "Go: channels", "go", "one 200000" },
+    }, {
+      { of = "perilune: ThreadPoolExecutor", key = "us", ratio = 1.15 },
+      { of = "perilune: same, spin = 0.001", key = "us", ratio = 0.1 },
+    }),
+    parallel("jobs: no-ops in other processes, 10,000 at a time", at_once, {
+      { "floor: libuv pipe, a write each", "floor", "each 200000 10000" },
+      { "floor: libuv pipe, writes coalesced", "floor", "coalesced 5000000 10000" },
+      { "perilune: ProcessPoolExecutor", "perilune", "processes flight 1000000 10000" },
+      { "node: child_process", "node", "processes flight 100000 10000" },
+      { "Python: ProcessPoolExecutor", "asyncio", "processes flight 10000 10000" },
+    }, {
+      { of = "perilune: ProcessPoolExecutor", key = "ns", ratio = 1 / 8 },
+    }),
+    parallel("jobs: no-ops in another process, one after the other", one_by_one, {
+      { "floor: socket pair, 64 bytes each way", "floor", "pair 20000" },
+      { "perilune: ProcessPoolExecutor", "perilune", "processes one 20000" },
+      { "perilune: same, spin = 0.001", "perilune", "processes one 200000 0.001" },
+      { "node: child_process", "node", "processes one 5000" },
+      { "Python: ProcessPoolExecutor", "asyncio", "processes one 2000" },
+    }, {
+      { of = "perilune: ProcessPoolExecutor", key = "us", ratio = 1.15 },
+      { of = "perilune: same, spin = 0.001", key = "us", ratio = 0.1 },
+    }),
+  },
+}
+
+local there_and_back = { { "us", "us both ways" } }
+
+suite[#suite + 1] = {
+  name = "payload",
+  about = "a string of 1 MiB to a worker and back",
+  cases = {
+    parallel("payload: 1 MiB to a thread and back", there_and_back, {
+      { "floor: copy, lua_pushlstring at both ends", "floor", "thread 1048576 3000" },
+      { "perilune: ThreadPoolExecutor", "perilune", "threads 1048576 2000" },
+      { "luv: new_work", "luv", "1048576 1000" },
+      { "Lanes: linda", "lanes", "1048576 1000" },
+      { "node: worker_threads", "node", "threads 1048576 300" },
+    }, {
+      { of = "perilune: ThreadPoolExecutor", key = "us", ratio = 1 / 0.9 },
+    }),
+    parallel("payload: 1 MiB to another process and back", there_and_back, {
+      { "floor: into and out of shared memory", "floor", "shared 1048576 3000" },
+      { "perilune: ProcessPoolExecutor", "perilune", "processes 1048576 2000" },
+      { "node: child_process", "node", "processes 1048576 50" },
+      { "Python: ProcessPoolExecutor", "asyncio", "1048576 200" },
+    }, {
+      { of = "perilune: ProcessPoolExecutor", key = "us", ratio = 1 / 0.9 },
+    }),
+  },
+}
+
+local threads, processes = "perilune: ThreadPoolExecutor", "perilune: ProcessPoolExecutor"
+
+suite[#suite + 1] = {
+  name = "fib",
+  about = "fib(30) on two workers at once, against one",
+  cases = {
+    parallel("fib: twice the work on two workers, against one", {
+      { "scale", "times as long" },
+      { "ms", "ms per fib(30)" },
+    }, {
+      { "floor: two processes of lua5.4", "floor", "15" },
+      { threads, "perilune", "threads 15" },
+      { processes, "perilune", "processes 15" },
+      { "luv: new_work", "luv", "15" },
+      { "Lanes: two lanes", "lanes", "15" },
+      { "Python: ProcessPoolExecutor", "asyncio", "5" },
+      { "node: worker_threads", "node", "100" },
+      { "Go: goroutines", "go", "200" },
+    }, {
+      { of = threads, key = "scale", ratio = 1 / 0.97 },
+      { of = processes, key = "scale", ratio = 1 / 0.97 },
+    }),
+  },
+}
+
+suite[#suite + 1] = {
+  name = "pool_start",
+  about = "a pool of two workers: make it, do two jobs",
+  cases = {
+    parallel("pool_start: a pool of two, ready for work", { { "ms", "ms" } }, {
+      { "lua5.4 -e ''", "lua", "-e ''", starts = 50 },
+      { threads, "perilune", "threads 50" },
+      { processes, "perilune", "processes 20" },
+      { "Lanes: two lanes", "lanes", "50" },
+      { "Python: ThreadPoolExecutor", "asyncio", "threads 20" },
+      { "Python: ProcessPoolExecutor", "asyncio", "processes 10" },
+      { "node: worker_threads", "node", "threads 5" },
+      { "node: child_process", "node", "processes 5" },
+    }, {
+      { of = threads, key = "ms", ratio = 1 },
+      { of = processes, key = "ms", ratio = 6 },
+    }),
   },
 }
 

@@ -860,6 +860,29 @@ describe("the descriptors of a program", function()
   end)
 end)
 
+describe("large input", function()
+  it("is collected as it is dropped", function()
+    local client, peer, _ <close> = pair()
+    local size <const>, times <const>, most = 1 << 20, 64, 0
+    collectgarbage()
+    local before = collectgarbage "count"
+    local writer = peri.create_task(function()
+      local data = ("x"):rep(size)
+      for _ = 1, times do
+        client:write(data)
+        client:drain()
+      end
+    end)
+    local got = 0
+    while got < times * size do
+      got = got + #peer:read(32768)
+      most = math.max(most, collectgarbage "count")
+    end
+    writer:await()
+    assert.is_true(most < 3 * before + 16384, most .. " KiB")
+  end)
+end)
+
 describe("a stream's waits", function()
   it("keep the virtual clock from jumping, and do not when nobody waits", function()
     local client, peer, ends <close> = pair()

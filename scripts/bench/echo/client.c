@@ -114,6 +114,8 @@ static double server_time(void)
   BENCH_CHECK(dir != NULL);
   for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
     double time;
+    if (entry->d_name[0] == '.')
+      continue;
     snprintf(path, sizeof path, "/proc/%d/task/%.32s/schedstat", server_pid,
              entry->d_name);
     FILE *f = fopen(path, "r");
@@ -165,8 +167,8 @@ static void watch(connection *c, uint32_t events)
 /* Whether all of the message has gone. */
 static int send_some(connection *c)
 {
-  ssize_t n = send(c->fd, message + c->sent, (size_t)(size - c->sent),
-                   MSG_NOSIGNAL);
+  ssize_t n =
+      send(c->fd, message + c->sent, (size_t)(size - c->sent), MSG_NOSIGNAL);
   BENCH_CHECK(n > 0 || errno == EAGAIN);
   if (n > 0)
     c->sent += n;
@@ -215,7 +217,8 @@ static void run_echo(connection *all, long count, long milliseconds)
 {
   struct epoll_event events[MOST_EVENTS];
   double start = bench_now(), cpu = 0;
-  double begin = start + WARM_UP * 1e6, end = begin + (double)milliseconds * 1e6;
+  double begin = start + WARM_UP * 1e6,
+         end = begin + (double)milliseconds * 1e6;
   long requests = 0;
   int measures = 0;
   for (long i = 0; i < count; i++)

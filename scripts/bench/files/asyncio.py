@@ -1,6 +1,6 @@
 # files: reads COUNT files of 4 KiB, AT_ONCE at a time, by to_thread, since
 # asyncio has no files. The floor makes them.
-#   python3 -I asyncio.py COUNT AT_ONCE   (-I: this file's name hides asyncio)
+#   python3 -I asyncio.py COUNT AT_ONCE [uvloop]   (-I: this file's name hides asyncio)
 import asyncio
 import sys
 import time
@@ -37,4 +37,8 @@ async def main():
     print(f"us {spent * 1e6 / (ROUNDS * count):.3f}")
 
 
+if "uvloop" in sys.argv:
+    import uvloop
+
+    uvloop.install()
 asyncio.run(main())

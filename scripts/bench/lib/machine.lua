@@ -1,6 +1,6 @@
 -- The machine: which runtimes are on it, how their programs are called (pinned to
--- one CPU, ahead of others where that is allowed, with an end to patience), and
--- the C floors, built when first asked for.
+-- one CPU unless they need several, ahead of others where that is allowed, with an
+-- end to patience), and the C floors, built when first asked for.
 local machine = {}
 
 -- No program of the suite takes a tenth of this; one that hangs must not hold
@@ -148,6 +148,14 @@ function runtimes.luv()
   return nil, "lua5.4 has no luv"
 end
 
+-- Which Debian has not.
+function runtimes.lanes()
+  if capture "lua5.4 -e 'require [[lanes]]' 2>/dev/null" then
+    return "lua5.4"
+  end
+  return nil, "lua5.4 has no lanes"
+end
+
 -- Python's -I keeps the script's directory out of the path: asyncio.py would
 -- hide the module of that name. The executable itself, because python3 may be a
 -- launcher that costs more than what is measured.
@@ -177,18 +185,36 @@ function runtimes.uvloop()
   return nil, "no python3 has uvloop"
 end
 
+-- Go's programs are built when first asked for, as the floors are.
+function runtimes.go(bench)
+  if not has "go" then
+    return nil, "go is not installed"
+  end
+  local from, to = machine.here .. "/" .. bench .. "/main.go", machine.build .. "/" .. bench .. "-go"
+  if not newer(to, from) then
+    local command = ("GO111MODULE=off GOCACHE=%s go build -o %s %s 2>%s"):format(
+      quote(machine.build .. "/go"), quote(to), quote(from), quote(machine.errors))
+    if not capture(command) then
+      return nil, machine.last_error() or "go build failed"
+    end
+  end
+  return quote(to)
+end
+
 local files = {
   perilune = "perilune.lua",
   asyncio = "asyncio.py",
   uvloop = "asyncio.py",
   node = "node.js",
   luv = "luv.lua",
+  lanes = "lanes.lua",
 }
 local known = {}
 
 --- How to start a runtime for a benchmark, or nil and the reason.
 local function runtime(name, bench)
-  local key = name:find "floor" and name .. bench or name
+  local own = name:find "floor" or name == "go"
+  local key = own and name .. bench or name
   known[key] = known[key] or table.pack(runtimes[name](bench))
   return known[key][1], known[key][2]
 end
@@ -236,7 +262,7 @@ function machine.command(bench, program)
   if program.client then
     return with_client(bench, program, command)
   end
-  return machine.prefix .. machine.pin .. command
+  return machine.prefix .. (program.parallel and "" or machine.pin) .. command
 end
 
 local function hyperfine_median()
@@ -292,9 +318,13 @@ function machine.describe(rounds)
   if node then
     table.insert(parts, "Node " .. node:gsub("^v", ""))
   end
+  local go = has "go" and capture "go version 2>/dev/null"
+  if go then
+    table.insert(parts, "Go " .. go:match "go(%d[%w.]*)")
+  end
   local how = { ("%d interleaved rounds"):format(rounds) }
   if machine.cpu then
-    table.insert(how, "on CPU " .. machine.cpu)
+    table.insert(how, "on CPU " .. machine.cpu .. " where one will do")
   end
   if machine.nice then
     table.insert(how, "at nice -15")

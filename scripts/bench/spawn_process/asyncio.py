@@ -1,5 +1,5 @@
 # spawn_process: starting /bin/true and waiting for its end, some at a time.
-#   python3 -I asyncio.py SPAWNS AT_ONCE MIB   (-I: this file's name hides asyncio)
+#   python3 -I asyncio.py SPAWNS AT_ONCE MIB [uvloop]   (-I: this file's name hides asyncio)
 import asyncio
 import sys
 import time
@@ -23,4 +23,8 @@ async def main():
     print(f"us {(time.perf_counter() - start) * 1e6 / spawns:.2f}")
 
 
+if "uvloop" in sys.argv:
+    import uvloop
+
+    uvloop.install()
 asyncio.run(main())
