@@ -15,6 +15,7 @@
   X(FUTURE)     /* metatables */                                               \
   X(TASK)                                                                      \
   X(GATHER)                                                                    \
+  X(JOB)                                                                       \
   X(LINK)                                                                      \
   X(HANDLE)                                                                    \
   X(LOOP_META)                                                                 \
@@ -112,9 +113,9 @@ struct peri_runtime {
 
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
-  const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
+  const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
-      *meta_crew;
+      *meta_crew, *meta_executor;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
@@ -155,7 +156,15 @@ struct peri_runtime {
   struct peri_signal_use *signal_uses;   /* watch.c */
   struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   void (*flush_stdio)(peri_runtime *rt); /* for print; NULL: not needed */
-  bool warns, warning_continues;         /* of the state's warn() */
+  /* pool/: cancel() of the pending future of a job at idx; another loop runs,
+   * or none. */
+  bool (*job_cancel)(lua_State *L, peri_runtime *rt, int idx, int message_idx);
+  void (*run_changed)(lua_State *L, peri_runtime *rt);
+  /* A loop is about to sleep while there are `spinners`: looks for news at most
+   * so many nanoseconds (< 0: no limit). True: there is something. */
+  bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);
+  uint32_t spinners;
+  bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };

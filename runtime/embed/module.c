@@ -2,6 +2,7 @@
  * module.c: perilune as a C module, for `require "perilune"` from a stock
  * lua5.4. The script asked for it, so its log goes to stderr.
  */
+#include <signal.h>
 #include <string.h>
 
 #include "../core/core.h"
@@ -32,6 +33,7 @@ static void attach(lua_State *L)
   peri_options_init(&options);
   options.debug = debug_in_environment(L);
   options.log = log_to_stderr;
+  options.preempt_signal = SIGURG;
   options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)

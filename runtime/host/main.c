@@ -497,6 +497,7 @@ static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
   options.sigpipe_ignored = 1;
   options.debug = h->debug;
   options.deadlock = 1;
+  options.preempt_signal = SIGURG;
   options.log = on_log;
   if (!h->no_environment)
     return peri_new(runtime, &options);

@@ -83,6 +83,10 @@ typedef struct peri_options {
                            run raises DeadlockError, where it would block for
                            ever. Unsound unless every thread of the host that
                            is going to post has a hold: see peri_hold. */
+  /* A signal that may be sent to worker threads of ours, to interrupt a job that
+   * does not wait (future:cancel{running=true}); its handler is installed then,
+   * unless the host has one for it. 0: none, such jobs run on. SIGURG suits. */
+  int preempt_signal;
   /* Where the log goes (level as in perilune.log: 10 to 50). NULL: to Lua's
    * warn(). The text is valid during the call. */
   void (*log)(void *ud, int level, const char *text);
