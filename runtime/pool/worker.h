@@ -16,14 +16,16 @@ typedef struct peri__worker_setup {
 
 typedef struct peri__worker {
   const peri__worker_setup *setup;
-  char name[16];     /* "peri-3" */
-  const char *kind;  /* "thread" or "process", for messages */
+  char name[16];    /* "peri-3" */
+  const char *kind; /* "thread" or "process", for messages */
   /* NULL: to be made for the next job. Changes with the guard locked, if there is
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
+  bool exited;       /* a job, or what it left behind, has called os.exit */
+  int exit_code;
 } peri__worker;
 
 void peri__worker_setup_fini(peri__worker_setup *setup);
