@@ -304,6 +304,13 @@ function executor.check_options(name, options, known)
   end
 end
 
+---Does what is common to the making of all kinds of executors.
+function executor.made(self, name, max_workers, options)
+  if options.max_queued then self:_set_limit(max_workers + options.max_queued) end
+  sentries[self] = unclosed.watch(name)
+  return self
+end
+
 local thread_pool_options <const> = {
   max_workers = true, thread_name_prefix = true, initializer = true, initargs = true,
   max_queued = true, spin = true,
@@ -340,10 +347,8 @@ function executor.ThreadPoolExecutor(options)
   local self = native.thread_pool(
     max_workers, options.thread_name_prefix or "peri",
     options.initializer, unpack(initargs, 1, initargs.n or #initargs))
-  if options.max_queued then self:_set_limit(max_workers + options.max_queued) end
   if options.spin then self:_set_spin(options.spin) end
-  sentries[self] = unclosed.watch "ThreadPoolExecutor"
-  return self
+  return executor.made(self, "ThreadPoolExecutor", max_workers, options)
 end
 
 return executor

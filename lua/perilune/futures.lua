@@ -17,6 +17,7 @@ local await = core.Future.await
 local futures = {}
 
 futures.ThreadPoolExecutor = require "perilune.executor".ThreadPoolExecutor
+futures.ProcessPoolExecutor = require "perilune.process_executor".ProcessPoolExecutor
 futures.wait = require "perilune.pool_future".wait
 futures.as_completed = require "perilune.pool_future".as_completed
 futures.FIRST_COMPLETED = require "perilune.pool_future".FIRST_COMPLETED

@@ -73,3 +73,14 @@ static int load(lua_State *L, const char *name)
   }
 MODULES(X)
 #undef X
+
+/* A worker of a process pool: see pool/process_start.c. */
+PERI_API int luaopen_perilune_worker(lua_State *L);
+int luaopen_perilune_worker(lua_State *L)
+{
+  peri_options options;
+  (void)L;
+  peri_options_init(&options);
+  options.log = log_to_stderr;
+  exit(peri_worker_main(&options));
+}

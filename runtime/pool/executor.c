@@ -135,6 +135,32 @@ static void push_broken(lua_State *L, peri_runtime *rt, peri__pool *pool)
   specialise(L, rt, pool->ops->broken_class);
 }
 
+/* [job]: pushes where its function is defined, or its name */
+static int push_function(lua_State *L)
+{
+  const peri__job *job = lua_touserdata(L, 1);
+  peri__peer trusted = {.trusted = true};
+  peri__decode(L, peri_of(L), &job->in, &trusted);
+  peri__push_place(L, 2);
+  return 1;
+}
+
+/* Its worker has died while it ran. */
+static void push_died(lua_State *L, peri_runtime *rt, peri__pool *pool,
+                      const peri__job *job)
+{
+  lua_pushcfunction(L, push_function);
+  lua_pushlightuserdata(L, (void *)job);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK || !lua_isstring(L, -1)) {
+    lua_pop(L, 1);
+    lua_pushliteral(L, "the job");
+  }
+  peri__push_error(L, rt, PERI_ERR_RUNTIME, "%s while it ran %s", job->text,
+                   lua_tostring(L, -1));
+  lua_remove(L, -2);
+  specialise(L, rt, pool->ops->broken_class);
+}
+
 /* Pushes the error that the job came to. */
 static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
                            const peri__job *job, peri__peer *peer)
@@ -150,7 +176,10 @@ static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
     peri__push_cancelled(L, rt);
     break;
   case PERI__JOB_BROKEN:
-    push_broken(L, rt, pool);
+    if (job->text != NULL)
+      push_died(L, rt, pool, job);
+    else
+      push_broken(L, rt, pool);
     break;
   default:
     push_failure(L, rt, job->text);
@@ -517,9 +546,25 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
               uv_strerror(status));
 }
 
-/* [handle, ..., function and arguments from fn on] -> future */
-static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
+/* How often the job of the call table at idx may be tried again. */
+static uint16_t check_retries(lua_State *L, peri_runtime *rt, int idx)
 {
+  int type = lua_getfield(L, idx, "retries");
+  lua_Integer n = lua_tointeger(L, -1);
+  if (type != LUA_TNIL && (!lua_isinteger(L, -1) || n < 0))
+    peri__throw(L, rt, PERI_ERR_VALUE,
+                "retries must be an integer that is not negative");
+  lua_pop(L, 1);
+  return n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
+}
+
+/* [handle, ..., function and arguments, or a call table, from at on] -> future
+ */
+static int submit(lua_State *L, peri_runtime *rt, int at, int loop_idx)
+{
+  int fn = peri__open_call(L, rt, at);
+  uint16_t retries =
+      peri_unlikely(fn != at) ? check_retries(L, rt, at) : (uint16_t)0;
   int n = lua_gettop(L) - fn + 1, idx = fn + n;
   peri__executor *executor = ((handle *)lua_touserdata(L, 1))->executor;
   check_takes_jobs(L, rt, executor);
@@ -528,7 +573,7 @@ static int submit(lua_State *L, peri_runtime *rt, int fn, int loop_idx)
   peri__message *message = push_message(L, idx);
   peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
   peri__executor_anchor(L, executor, idx);
-  push_future(L, rt, executor, loop_idx);
+  push_future(L, rt, executor, loop_idx)->job.retries = retries;
   hand_over(L, rt, executor, idx);
   lua_pushvalue(L, idx + 1);
   lua_setiuservalue(L, idx, SPARE);
@@ -542,14 +587,14 @@ static int submitted_k(lua_State *L, int status, lua_KContext ctx)
 }
 
 /* There are as many jobs as there may be: the library waits for room. */
-static peri_cold int submit_later(lua_State *L, int fn)
+static peri_cold int submit_later(lua_State *L)
 {
-  int n = lua_gettop(L) - fn + 1;
+  int n = lua_gettop(L);
   lua_getfield(L, 1, "_submit_later");
-  lua_insert(L, fn);
+  lua_insert(L, 2);
   lua_pushvalue(L, 1);
-  lua_insert(L, fn + 1);
-  lua_callk(L, n + 1, 1, 0, submitted_k);
+  lua_insert(L, 3);
+  lua_callk(L, n, 1, 0, submitted_k);
   return 1;
 }
 
@@ -565,10 +610,9 @@ static int l_submit(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   handle *this = check_handle(L, rt);
-  int fn = peri__open_call(L, rt, 2);
   if (peri_unlikely(is_full(this->executor)))
-    return submit_later(L, fn);
-  return submit(L, rt, fn, 0);
+    return submit_later(L);
+  return submit(L, rt, 2, 0);
 }
 
 /* executor:_submit_now(fn, ...) -> future: whether there is room or not */
@@ -585,7 +629,7 @@ static int l_submit_for(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   check_handle(L, rt);
   peri__check_loop(L, rt, 2);
-  return submit(L, rt, peri__open_call(L, rt, 3), 2);
+  return submit(L, rt, 3, 2);
 }
 
 /* -- Ending ----------------------------------------------------------------- */

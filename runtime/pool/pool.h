@@ -29,7 +29,8 @@ typedef enum peri__outcome {
   PERI__JOB_RETURNED,  /* out: its results */
   PERI__JOB_RAISED,    /* out: the error, and its traceback or nil */
   PERI__JOB_CANCELLED, /* it was interrupted */
-  PERI__JOB_BROKEN     /* the pool is: its `broken` tells why */
+  PERI__JOB_BROKEN     /* its worker died: text; NULL: the pool is broken, its
+                          `broken` tells why */
 } peri__outcome;
 
 /* What its carrier knows of a job. */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "pool/executor.h"
-#include "pool/worker.h"
+#include "pool/process_pool.h"
 
 /* -- Pools ----------------------------------------------------------------- */
 
@@ -69,6 +69,69 @@ static int l_thread_pool(lua_State *L)
   return 1;
 }
 
+/* A copy of the list of strings on top of the stack (popped) for a C command
+ * line. NULL: no memory. */
+static char **copy_command(lua_State *L)
+{
+  int n = (int)lua_rawlen(L, -1);
+  char **command = calloc((size_t)n + 1, sizeof *command);
+  bool well = command != NULL;
+  for (int i = 0; i < n && well; i++) {
+    lua_rawgeti(L, -1, i + 1);
+    command[i] = strdup(lua_tostring(L, -1));
+    well = command[i] != NULL;
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  if (well)
+    return command;
+  for (int i = 0; command != NULL && command[i] != NULL; i++)
+    free(command[i]);
+  free(command);
+  return NULL;
+}
+
+/* process_pool(max_workers, max_tasks, on_death, spin, grace, initializer, ...)
+ * -> executor; times in seconds */
+static int l_process_pool(lua_State *L)
+{
+  enum { COMMAND = 6, INITIALIZER };
+  static const char *const deaths[] = {"default", "replace", "break", NULL};
+  peri_runtime *rt = peri__rt(L);
+  lua_Integer max_workers = luaL_checkinteger(L, 1);
+  lua_Integer max_tasks = luaL_checkinteger(L, 2);
+  peri__process_options options = {
+      .max_workers =
+          max_workers < UINT16_MAX ? (unsigned)max_workers : UINT16_MAX,
+      .max_tasks = max_tasks < UINT32_MAX ? (uint32_t)max_tasks : UINT32_MAX,
+      .on_death = (peri__on_death)luaL_checkoption(L, 3, NULL, deaths),
+      .spin = peri__nanoseconds(luaL_checknumber(L, 4)),
+      .grace = peri__nanoseconds(luaL_checknumber(L, 5))};
+  peri__worker_command(L, rt);
+  lua_insert(L, COMMAND);
+  peri__executor *executor = peri__executor_new(L);
+  peri__worker_setup setup = make_setup(L, rt, lua_gettop(L), INITIALIZER);
+  lua_pushvalue(L, COMMAND);
+  options.command = copy_command(L);
+  if (options.command == NULL) {
+    peri__worker_setup_fini(&setup);
+    return peri__no_memory(L);
+  }
+  executor->pool = peri__process_pool_new(&executor->home, &setup, &options);
+  if (executor->pool == NULL)
+    return peri__no_memory(L);
+  peri__executor_push_handle(L);
+  return 1;
+}
+
+/* set_worker_command(list or nil) */
+static int l_set_worker_command(lua_State *L)
+{
+  lua_settop(L, 1);
+  peri__worker_set_command(L);
+  return 0;
+}
+
 /* cpu_count(): how many threads can run at once here. */
 static int l_cpu_count(lua_State *L)
 {
@@ -79,7 +142,11 @@ static int l_cpu_count(lua_State *L)
 /* -- The module ------------------------------------------------------------ */
 
 static const luaL_Reg functions[] = {
-    {"thread_pool", l_thread_pool}, {"cpu_count", l_cpu_count}, {NULL, NULL}};
+    {"thread_pool", l_thread_pool},
+    {"process_pool", l_process_pool},
+    {"set_worker_command", l_set_worker_command},
+    {"cpu_count", l_cpu_count},
+    {NULL, NULL}};
 
 int peri__pool_open(lua_State *L)
 {

@@ -133,6 +133,8 @@ static void send_deadlock(lua_State *L, peri_runtime *rt, peri__job *job)
 static void tell_abort(peri_runtime *rt, peri__job *job, peri_sentinel abort)
 {
   char text[80] = "the job was interrupted";
+  job->worker->exited = abort == PERI_SENTINEL_EXIT;
+  job->worker->exit_code = peri_exit_code(rt);
   job->outcome = PERI__JOB_CANCELLED;
   if (abort == PERI_SENTINEL_EXIT) {
     snprintf(text, sizeof text, "os.exit(%d) was called in a worker %s",

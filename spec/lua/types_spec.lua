@@ -74,6 +74,10 @@ local classes = {
     return group
   end },
   Runner = { make = peri.Runner },
+  ProcessPoolExecutor = { make = function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    return executor
+  end },
   ThreadPoolExecutor = { make = function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
     return executor

@@ -9,6 +9,9 @@ local Executor = {}
 ---An executor whose workers are threads.
 ---@class perilune.ThreadPoolExecutor: perilune.Executor
 
+---An executor whose workers are processes.
+---@class perilune.ProcessPoolExecutor: perilune.Executor
+
 ---Has a worker call a function, and returns the future of what that returns or
 ---raises. In a worker of its own Lua state the function, its upvalues and its
 ---arguments are copies.
