@@ -10,7 +10,7 @@ local LIMIT <const> = 255 -- iterations, and shades
 -- The job: one row as a string of bytes, a pixel each.
 local function row(y, width, height)
   local scale = 3 / width
-  local ci = (y - height / 2) * scale
+  local ci = (y - (height - 1) / 2) * scale
   local pixels = {}
   for x = 1, width do
     local cr = (x - width) * scale + 1

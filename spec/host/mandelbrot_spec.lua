@@ -13,7 +13,7 @@ describe("the example mandelbrot.lua", function()
     assert.equal(#header + 61 * 41, #picture)
     local function pixel(x, y) return picture:byte(#header + 61 * y + x + 1) end
     for y = 1, 20 do assert.equal(pixel(30, 20 + y), pixel(30, 20 - y)) end -- symmetric
-    assert.equal(0, pixel(45, 20)) -- inside
+    assert.equal(0, pixel(35, 20)) -- inside
     assert.is_true(pixel(0, 0) > 200) -- far outside
     assert.equal(picture, (support.run_program { example, "61", "41" }))
   end)
