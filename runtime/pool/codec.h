@@ -139,6 +139,17 @@ typedef enum peri__message_kind {
 void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
                   peri__message_kind kind, bool chunks, peri__message *out);
 
+/* Writes the same message for values without parts that take no more than size
+ * bytes, and returns how many they take; 0: they are not so. Neither raises nor
+ * needs memory. */
+size_t peri__encode_small(lua_State *L, int first, int n, char *out,
+                          size_t size);
+/* The same for a function and its arguments: a function without upvalues but
+ * _ENV that the state has sent before, and that it sends mostly. *chunk: the
+ * reference that the message needs. */
+size_t peri__encode_small_call(lua_State *L, peri_runtime *rt, int first, int n,
+                               char *out, size_t size, peri__chunk **chunk);
+
 /* Pushes the values of a message and returns how many they are. Reads it where
  * it lies: bytes.data and chunks may be anybody's, shared memory too if nobody
  * writes there meanwhile. peer: where it came from, through which the loops in

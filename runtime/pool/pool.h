@@ -68,6 +68,16 @@ void peri__job_fini(peri__job *job);
 void peri__job_put(peri__job *job, peri__message *where,
                    peri__message *message);
 
+/* The same with n values, from index first on, if they are few and without
+ * parts; job->out is empty before. False, and nothing is done: use encode. */
+static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
+                                        int n)
+{
+  size_t length = peri__encode_small(L, first, n, job->out_room, PERI__JOB_ROOM);
+  job->out.bytes = (peri__buffer){job->out_room, length, PERI__JOB_ROOM};
+  return length > 0;
+}
+
 /* -- Where jobs come back to ----------------------------------------------- */
 
 /* One for each runtime that submits to a pool. */

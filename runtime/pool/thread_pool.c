@@ -212,6 +212,19 @@ static peri__job *next_of_mine(peri__thread *thread)
   return job;
 }
 
+/* The worker's. */
+static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)worker - offsetof(peri__thread, worker));
+  peri__job *job = next_of_mine(thread);
+  if (job == NULL)
+    return NULL;
+  peri__job_done(done);
+  thread->streak++;
+  return job;
+}
+
 static bool has_news(thread_pool *pool)
 {
   return atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL;
@@ -326,7 +339,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
                    ? -1
                    : peri__worker_open(worker, &text);
   if (status == 0) {
-    peri__worker_run(worker, job);
+    job = peri__worker_run(worker, job);
   } else if (status > 0) {
     job->outcome = PERI__JOB_FAILED;
     job->text = text;
@@ -456,6 +469,7 @@ static peri__thread *thread_new(thread_pool *pool)
   thread->worker.setup = &pool->setup;
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
+  thread->worker.next = next_of_worker;
   thread->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
   peri__home_init(&thread->home, NULL, read_notes, thread);
