@@ -120,6 +120,7 @@ struct peri_runtime {
   const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
       *meta_crew, *meta_executor;
+  void *last_executor; /* that was used, a handle that is not garbage */
   const void *plain_function; /* that stands at PERI_REF_PLAIN, or NULL; */
   struct peri__chunk *plain_chunk; /* its code, */
   uint32_t plain_modules;          /* without a name as of modules_named */

@@ -33,10 +33,25 @@ static void drop(peri__job *job, peri__message *message)
   *message = (peri__message){0};
 }
 
+/* Whether all it has but text stands in it, and is that of peri__job_put_call. */
+static inline bool is_plain(const peri__job *job)
+{
+  return job->in.chunks == &job->chunk_room && job->in.chunk_count == 1 &&
+         job->in.bytes.data == job->in_room && job->out.chunks == NULL &&
+         (job->out.bytes.data == job->out_room || job->out.bytes.data == NULL);
+}
+
 void peri__job_fini(peri__job *job)
 {
-  drop(job, &job->in);
-  drop(job, &job->out);
+  if (peri_likely(is_plain(job))) {
+    peri__chunk_unref(job->chunk_room);
+    job->in = job->out = (peri__message){0};
+  } else {
+    drop(job, &job->in);
+    drop(job, &job->out);
+  }
+  if (peri_likely(job->text == NULL))
+    return;
   free(job->text);
   job->text = NULL;
 }

@@ -78,6 +78,20 @@ static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
   return length > 0;
 }
 
+/* The same with a function and its arguments, into job->in. */
+static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
+                                      peri__job *job, int first, int n)
+{
+  size_t length = peri__encode_small_call(
+      L, rt, first, n, job->in_room, PERI__JOB_ROOM, &job->chunk_room);
+  if (length == 0)
+    return false;
+  job->in.bytes = (peri__buffer){job->in_room, length, PERI__JOB_ROOM};
+  job->in.chunks = &job->chunk_room;
+  job->in.chunk_count = job->in.chunk_capacity = 1;
+  return true;
+}
+
 /* -- Where jobs come back to ----------------------------------------------- */
 
 /* One for each runtime that submits to a pool. */
