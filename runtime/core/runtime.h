@@ -131,6 +131,7 @@ struct peri_runtime {
 
   /* Set from other threads and signal handlers. */
   atomic_int attention;  /* PERI_ATTEND_*: something has come */
+  atomic_bool spins; /* the loop's thread looks at attention all the time */
   atomic_int interrupts; /* not yet answered */
   atomic_int async_users;
   _Atomic(uv_async_t *) async; /* wakes the running loop */
