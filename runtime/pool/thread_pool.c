@@ -32,7 +32,7 @@
 
 #include "pool/worker.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16, LOOKS = 64 };
+enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 64 };
 
 typedef struct thread_pool thread_pool;
 
