@@ -85,8 +85,7 @@ static void count(peri__executor *executor, int delta)
 {
   bool had = executor->pending > 0;
   executor->pending += (uint32_t)delta;
-  atomic_store_explicit(&executor->pool->pending, executor->pending,
-                        memory_order_relaxed);
+  executor->pool->pending = executor->pending;
   if (had == (executor->pending > 0))
     return;
   peri__external(executor->rt, had ? -1 : 1);
@@ -95,7 +94,7 @@ static void count(peri__executor *executor, int delta)
 }
 
 /* The job is the future's alone again. The table of futures is at idx. */
-static void forget_job(lua_State *L, peri__job_future *future, int idx)
+static inline void forget_job(lua_State *L, peri__job_future *future, int idx)
 {
   peri__executor *executor = future->executor;
   peri__job_fini(&future->job);
@@ -224,10 +223,10 @@ typedef struct batch {
 
 /* Ends the future on top of the stack as its job did, with the values above idx
  * (-1: with the error on top), and pops all that. */
-static void end_future(lua_State *L, peri_runtime *rt, int futures, int idx,
+static void end_future(lua_State *L, peri_runtime *rt,
+                       peri__job_future *future, int futures, int idx,
                        int values)
 {
-  peri__job_future *future = lua_touserdata(L, idx);
   bool has_links = future->future.flags & PERI_F_LINKS;
   bool inline_links = has_links && future->future.loop == NULL;
   if (inline_links) {
@@ -275,7 +274,7 @@ static int settle_batch(lua_State *L)
     else
       push_job_error(L, rt, executor->pool, job, peer);
     this->current = NULL;
-    end_future(L, rt, FUTURES_AT, FUTURE_AT, values);
+    end_future(L, rt, future, FUTURES_AT, FUTURE_AT, values);
   }
   return 0;
 }
@@ -289,7 +288,7 @@ static void fail_current(lua_State *L, peri_runtime *rt, int idx,
   lua_getiuservalue(L, idx, FUTURES);
   lua_rawgeti(L, -1, future->place);
   lua_pushvalue(L, error);
-  end_future(L, rt, error + 1, error + 2, -1);
+  end_future(L, rt, future, error + 1, error + 2, -1);
 }
 
 /* Ends the futures of the jobs that have come home. The executor is at idx. */
@@ -549,9 +548,9 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
 
 /* [..., executor at idx, table of futures, future]: the future gets a place
  * there, which is free until take_place. */
-static void put_in_place(lua_State *L, peri__executor *executor, int idx)
+static inline void put_in_place(lua_State *L, peri__executor *executor,
+                                peri__job_future *future, int idx)
 {
-  peri__job_future *future = lua_touserdata(L, idx + 2);
   reserve_place(L, executor);
   future->place = next_place(executor);
   lua_pushvalue(L, idx + 2);
@@ -570,7 +569,7 @@ static void encode_any(lua_State *L, peri_runtime *rt, peri__executor *executor,
   peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
   check_takes_jobs(L, rt, executor);
   peri__executor_anchor(L, executor, idx);
-  put_in_place(L, executor, idx);
+  put_in_place(L, executor, future, idx);
   if (peri_unlikely(!lua_isnil(L, idx + 4))) {
     lua_pushvalue(L, idx + 4);
     lua_rawseti(L, idx + 1, -(lua_Integer)future->place);
@@ -605,7 +604,7 @@ static int submit(lua_State *L, peri_runtime *rt, peri__executor *executor,
   lua_getiuservalue(L, idx, FUTURES);
   peri__job_future *future = push_future(L, rt, executor, loop_idx);
   future->job.retries = retries;
-  put_in_place(L, executor, idx);
+  put_in_place(L, executor, future, idx);
   if (peri_unlikely(!executor->anchored ||
                     !peri__job_put_call(L, rt, &future->job, fn, n)))
     encode_any(L, rt, executor, idx, fn, n);

@@ -60,13 +60,16 @@ struct thread_pool {
   bool signalled;  /* has sent its signal */
   char *broken;    /* what head.broken points to, unless that is static */
 
+  char apart[PERI__LINE];
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
+  char apart_too[PERI__LINE];
   /* Written with the mutex. */
   atomic_uint sleepers; /* who were given no permit */
   atomic_bool closing;
   atomic_uint started;
   atomic_uint awake; /* who have no job, and look at the inbox without a lock */
 
+  char apart_again[PERI__LINE];
   uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
   uv_cond_t wake;   /* there is a permit, or the pool was closed */
   peri__thread **threads;
@@ -625,7 +628,7 @@ static int see_to_it(thread_pool *pool, peri__job *job)
     pool->wakes++;
     uv_cond_signal(&pool->wake);
   } else if (pool->started < pool->max_workers &&
-             pool->started < atomic_load(&pool->head.pending)) {
+             pool->started < pool->head.pending) {
     status = start_thread(pool);
     if (status != 0 && pool->started == 0)
       unqueue(pool, job);
