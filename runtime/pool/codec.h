@@ -19,6 +19,12 @@ typedef struct peri__buffer {
 /* Room for more bytes after length: 0 or PERI_ENOMEM. */
 int peri__buffer_reserve(peri__buffer *buffer, size_t more);
 void peri__buffer_fini(peri__buffer *buffer);
+static inline void peri__buffer_swap(peri__buffer *one, peri__buffer *other)
+{
+  peri__buffer buffer = *one;
+  *one = *other;
+  *other = buffer;
+}
 
 /* The bytecode of one function. Never changes, so that any thread may read it,
  * and is freed with its last reference. Its address says which it is: whoever

@@ -28,6 +28,8 @@
 #define HANDLE "perilune.Executor"
 #define MESSAGE "perilune.Message"
 
+enum { MOST_KEPT = 4 << 20 /* bytes, of one message */ };
+
 enum {
   FUTURES = PERI__EXECUTOR_FUTURES,
   WAITERS = PERI__EXECUTOR_WAITERS,
@@ -243,6 +245,20 @@ static void end_future(lua_State *L, peri_runtime *rt,
   lua_settop(L, idx - 1);
 }
 
+/* The memory of a large answer is for the next message. The executor is at idx.
+ */
+static void keep_memory(lua_State *L, peri__job *job, int idx)
+{
+  peri__buffer *buffer = &job->out.bytes;
+  if (peri_likely(buffer->data == job->room) || buffer->capacity > MOST_KEPT)
+    return;
+  lua_getiuservalue(L, idx, SPARE);
+  peri__message *spare = lua_touserdata(L, -1);
+  if (spare != NULL && spare->bytes.capacity < buffer->capacity)
+    peri__buffer_swap(&spare->bytes, buffer);
+  lua_pop(L, 1);
+}
+
 /* [executor, batch]: ends the futures of all jobs that are done. */
 static int settle_batch(lua_State *L)
 {
@@ -274,6 +290,7 @@ static int settle_batch(lua_State *L)
     else
       push_job_error(L, rt, executor->pool, job, peer);
     this->current = NULL;
+    keep_memory(L, job, EXECUTOR_AT);
     end_future(L, rt, future, FUTURES_AT, FUTURE_AT, values);
   }
   return 0;

@@ -24,12 +24,16 @@ enum { SERVE = 1, BODY, LOOP, TASK, SLOTS = TASK };
 
 enum { JOB = 1 };
 
-/* The values become the job's message out. */
+/* The values become the job's message out. Its message in has been read, and
+ * its memory, if it is this process's, is the best there is for the answer. */
 static void encode(lua_State *L, peri__job *job, int first, int n,
                    peri__message_kind kind)
 {
   peri__message *message = &job->worker->out;
   peri__message_clear(message);
+  if (job->home != NULL && job->in.bytes.data != job->room)
+    peri__buffer_swap(&message->bytes, &job->in.bytes);
+  message->bytes.length = 0;
   peri__encode(L, peri__rt(L), first, n, kind, true, message);
   lua_pop(L, 1);
   peri__job_put(job, &job->out, message);
