@@ -107,15 +107,18 @@ describe("start_server", function()
   end)
 
   it("listens on one port of all interfaces, and on several hosts", function()
+    local six = network.has_ipv6()
+    local least = six and 0 or 1
     for _, host in ipairs { "", { "127.0.0.1", "::1", "localhost", "127.0.0.2" } } do
       local server <close> = net.start_server(function(stream) stream:write "x" end, host, 0)
       local sockets = server.sockets
-      assert.equal(type(host) == "table" and 3 or 2, #sockets)
+      local most = type(host) == "table" and 3 or 2
+      assert.is_true(#sockets <= most and #sockets >= most - least)
       for _, socket in ipairs(sockets) do
         assert.equal(port_of(server), select(2, socket:getsockname()))
         assert.is_true(socket:fileno() > 2)
       end
-      for _, to in ipairs { "127.0.0.1", "::1", "127.0.0.2" } do
+      for _, to in ipairs { "127.0.0.1", "127.0.0.2", six and "::1" or nil } do
         local stream <close> = net.open_connection(to, port_of(server))
         assert.equal("x", stream:read())
       end

@@ -352,7 +352,7 @@ describe("perilune.subprocess", function()
 
   it("tells what cannot be run, at the call, and leaves nothing", function()
     fails("ENOENT", "/nonexistent/program", exec, "/nonexistent/program")
-    fails("ENOENT", "no-such-program", exec, "no-such-program")
+    fails("ENOENT", "no-such-program", exec, "no-such-program", { env = { PATH = "/usr/bin:/bin" } })
     fails("ENOENT", "", exec, "")
     fails("EACCES", "/tmp", exec, "/tmp", { stdin = PIPE, stdout = PIPE, stderr = PIPE })
     fails("ENOENT", "/nonexistent", exec, "true", { cwd = "/nonexistent" })
