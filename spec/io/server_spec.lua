@@ -375,13 +375,19 @@ describe("a loop", function()
     assert.same(before, support.descriptors())
   end))
 
-  it("refuses streams of another one", support.top_level(function()
+  it("refuses streams and servers of another one", support.top_level(function()
     local runner <close> = peri.Runner()
-    local stream = runner:run(function()
+    local stream, server = runner:run(function()
       local server = net.start_server(function(s) s:read(1) end, "127.0.0.1", 0)
-      return connect(server)
+      return connect(server), server
     end)
     peri.run(function()
+      for method, named in pairs {
+        wait_closed = "wait_closed", start_serving = "start_serving", serve_forever = "start_serving",
+      } do
+        raises(peri.RuntimeError, ("Server.%s: the server belongs to another loop than the running one")
+          :format(named), server[method], server)
+      end
       raises(peri.RuntimeError, "Stream.read: the stream belongs to another loop than the running one",
         stream.read, stream, 1)
     end)
