@@ -845,8 +845,17 @@ describe("socket options", function()
       function() client:set_keepalive(1e9) end)
     raises(peri.ValueError, "bad argument #1 to 'set_send_buffer_size' (not a number of bytes)",
       function() client:set_send_buffer_size(-1) end)
+    client:close()
+    for _, name in ipairs { "set_nodelay", "set_keepalive", "set_linger" } do
+      fails("EBADF", client[name], client)
+    end
+    for _, name in ipairs { "set_send_buffer_size", "set_receive_buffer_size" } do
+      fails("EBADF", client[name], client, 10000)
+    end
     local unix, _, _ <close> = pair("unix")
-    fails("ENOTSUP", unix.set_nodelay, unix)
+    for _, name in ipairs { "set_nodelay", "set_keepalive" } do
+      assert.equal(name, fails("ENOTSUP", unix[name], unix).syscall)
+    end
   end)
 end)
 

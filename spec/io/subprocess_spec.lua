@@ -124,6 +124,8 @@ for _, watch in ipairs { "pidfd", "thread" } do
       process:kill()
       process = exec("sleep", "30")
       process:send_signal(1)
+      process:terminate()
+      process:kill()
       assert.equal(-1, process:wait())
       support.raises(peri.ValueError, "bad argument #1 to 'Process.send_signal' (\"SIGFOO\" is no signal)",
         process.send_signal, process, "SIGFOO")
