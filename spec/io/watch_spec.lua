@@ -304,6 +304,32 @@ describe("fs.watch of a tree", function()
     assert.is_true(wait_for(watch, "rename", "4/below/x"))
   end)
 
+  -- A user namespace has limits of its own.
+  it("says when the system has no more watches, and goes on with those it has", function()
+    if not support.has_program "unshare" then return pending "no unshare" end
+    fs.mkdirp(at "tree/a")
+    fs.mkdir(at "tree/b")
+    local script = support.file(([[
+      local fs = require "perilune.fs"
+      local tree = %q
+      local ok, err = pcall(fs.watch, tree, { recursive = true })
+      print(ok, err.code, err.syscall, err.path == tree .. "/a" or err.path == tree .. "/b")
+      fs.rmdir(tree .. "/b")
+      local watch <close> = fs.watch(tree, { recursive = true })
+      fs.mkdir(tree .. "/c")
+      print(watch:next())
+      print(watch:next())
+      fs.write_file(tree .. "/a/x", "")
+      print(watch:next())
+    ]]):format(at "tree"))
+    local done = subprocess.run({ "unshare", "-Ur", "sh", "-c",
+      'echo 2 2>/dev/null >/proc/sys/user/max_inotify_watches || exit 9; exec "$0" "$1"',
+      support.program, script }, { capture = true, stdin = subprocess.DEVNULL })
+    if done.returncode == 9 or done.stderr:find "^unshare:" then return pending "no user namespace" end
+    assert.same({ "false\tENOSPC\twatch\ttrue\nrename\tc\nerror\tENOSPC\tc\nrename\ta/x\n", "" },
+      { done.stdout, done.stderr })
+  end)
+
   it("says where it may not look, and goes on", function()
     fs.mkdir(at "closed", 0)
     fs.mkdir(at "open")
