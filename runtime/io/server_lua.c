@@ -32,7 +32,8 @@ static peri_server *check_server(lua_State *L, int idx)
 /* Its connections and its end reach its own loop only. */
 static void check_loop(lua_State *L, peri_server *server, const char *what)
 {
-  if (peri__running_loop(server->rt) != server->io.loop)
+  peri_loop *loop = peri__running_loop(server->rt);
+  if (loop != NULL && loop != server->io.loop)
     peri__throw(L, server->rt, PERI_ERR_RUNTIME,
                 "%s: the server belongs to another loop than the running one",
                 what);

@@ -227,9 +227,8 @@ static void watch(work_thread *self)
 {
   work_group *group = self->group;
   group->watched = true;
-  /* Woken before, it has work: not for as long can others have stood still. */
-  int code =
-      uv_cond_timedwait(&group->wake, &self->workers->mutex, stuck_look);
+  /* If it is woken there is work for it, and too little time has gone by. */
+  int code = uv_cond_timedwait(&group->wake, &self->workers->mutex, stuck_look);
   group->watched = false;
   if (code == UV_ETIMEDOUT)
     look_at(group);

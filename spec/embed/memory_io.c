@@ -80,11 +80,13 @@ static const char process_script[] =
     "fs.glob(dir .. '/**/f*')\n"
     "for _ in fs.walk(dir) do end\n"
     "do local process <close> = subprocess.create_subprocess_exec('cat',\n"
-    "  { stdin = subprocess.PIPE, stdout = subprocess.PIPE, env = { A = 'b' },\n"
+    "  { stdin = subprocess.PIPE, stdout = subprocess.PIPE, env = { A = 'b' "
+    "},\n"
     "    grace = 0, extra_groups = os.getenv 'SPEC_ROOT' and {} or nil })\n"
     "  process:communicate 'text' end\n"
     "do local file <close> = io.open '/dev/null'\n"
-    "  subprocess.run({ 'true' }, { pass_fds = { file }, capture = true }) end\n"
+    "  subprocess.run({ 'true' }, { pass_fds = { file }, capture = true }) "
+    "end\n"
     "do local signals <close> = signal.stream { 'SIGUSR1', 'SIGUSR2' }\n"
     "  signal.raise 'SIGUSR1'\n"
     "  signals:get() end\n";
@@ -129,7 +131,8 @@ static void ramp(const char *script, int forever)
 {
   int outcomes[16] = {0};
   long long n = 1;
-  point(script, 1, forever, outcomes); /* libuv's own descriptors come with it */
+  /* libuv's own descriptors come with it. */
+  point(script, 1, forever, outcomes);
   int before = count_descriptors();
   while (point(script, n, forever, outcomes))
     n++;
