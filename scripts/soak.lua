@@ -135,13 +135,22 @@ end
 
 -- Once all connections have ended, and the closed handles are freed: so many
 -- descriptors at most should be left then.
+-- Lua's table of strings halves when a collection finds it less than a quarter full,
+-- and doubles when it is full: how large it is depends on how it got there, unless it
+-- comes from far above.
+local function fill_strings()
+  local strings = {}
+  for i = 1, 1 << 14 do strings[i] = "soak" .. i end
+end
+
 local function state(descriptors)
   local patience = clock:now() + 30
   repeat
     collectgarbage()
     peri.sleep(0.05)
   until handlers == 0 and count_descriptors() <= descriptors or clock:now() > patience
-  for _ = 1, 10 do collectgarbage() end -- stacks shrink by and by
+  fill_strings()
+  for _ = 1, 20 do collectgarbage() end -- stacks and tables shrink by and by
   return {
     connections = handlers,
     descriptors = count_descriptors(),

@@ -85,6 +85,7 @@ local homes <const> = {
   move_on_after = "timeouts",
   print_tasks = "inspect",
   race = "combinators",
+  ref = "handles",
   run = "runner",
   run_coroutine_threadsafe = "tasks",
   shield = "tasks",

@@ -13,7 +13,7 @@ local create_future, ensure_future, follow =
   core.create_future, core.ensure_future, core.follow
 local get_running_loop, iscancel = core.get_running_loop, core.iscancel
 local Future = core.Future
-local is_done, is_cancelled = Future.done, Future.cancelled
+local is_done, is_cancelled, get_loop = Future.done, Future.cancelled, Future.get_loop
 local get_result, get_exception = Future.result, Future.exception
 local add_done_callback, remove_done_callback =
   Future.add_done_callback, Future.remove_done_callback
@@ -148,11 +148,16 @@ end
 
 -- shield --------------------------------------------------------------------
 
+-- A job's future may belong to none.
+local function loop_of(future)
+  return get_loop(future) or get_running_loop()
+end
+
 local function report_shielded(inner)
   if is_cancelled(inner) then return end
   local err = get_exception(inner)
   if err == nil then return end
-  inner:get_loop():call_exception_handler {
+  loop_of(inner):call_exception_handler {
     message = "exception in shielded future",
     exception = err,
     future = inner,
@@ -170,7 +175,7 @@ end
 function tasks.shield(aw)
   local inner = ensure_future(awaitable(aw))
   if is_done(inner) then return inner end
-  local outer = create_future(inner:get_loop())
+  local outer = create_future(loop_of(inner))
   follow(inner, outer)
   add_done_callback(outer, function()
     if is_done(inner) then return end

@@ -40,7 +40,8 @@ static void wake_with(peri_task *task, peri_outcome outcome)
 static bool waits_alone(const peri_task *task)
 {
   return task->wait == PERI_WAIT_TIMER || task->wait == PERI_WAIT_DUE ||
-         task->wait == PERI_WAIT_TURN || task->wait == PERI_WAIT_SEVERAL;
+         task->wait == PERI_WAIT_TURN || task->wait == PERI_WAIT_SEVERAL ||
+         task->wait == PERI_WAIT_RESULT;
 }
 
 /* Goes down a chain of tasks that await each other without recursion. */
@@ -91,7 +92,8 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
       break;
     }
     bool asked = peri__future_cancel(L, rt, lua_gettop(L), message_idx);
-    if (rt->cancel_lacks_memory && task->wait == PERI_WAIT_FUTURE)
+    bool refused = !asked && awaited->kind == PERI_KIND_JOB; /* it runs on */
+    if ((rt->cancel_lacks_memory || refused) && task->wait == PERI_WAIT_FUTURE)
       wake_with(task, PERI_OUTCOME_CANCEL); /* it comes at least here */
     else if (!asked)
       task->flags |= PERI_T_MUST_CANCEL;

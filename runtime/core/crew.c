@@ -55,6 +55,11 @@ static peri_member *member_of(peri_list *order)
   return (peri_member *)((char *)order - offsetof(peri_member, order));
 }
 
+peri_loop *peri__crew_loop(const peri_node *node)
+{
+  return ((const peri_member *)node)->crew->loop;
+}
+
 static void enqueue(peri_list *list, peri_member *member)
 {
   member->order.previous = list->previous;

@@ -30,6 +30,9 @@ enum {
   UNSEEN_UVS
 };
 
+static const char *const kind_names[] = {"Future", "Task", "gather",
+                                         "the future of a job"};
+
 static const char *const state_names[] = {"pending", "finished", "failed",
                                           "cancelled"};
 
@@ -42,7 +45,7 @@ peri_future *peri__to_future(lua_State *L, peri_runtime *rt, int idx)
   const void *meta = lua_topointer(L, -1);
   lua_pop(L, 1);
   if (meta == rt->meta_task || meta == rt->meta_future ||
-      meta == rt->meta_gather)
+      meta == rt->meta_gather || meta == rt->meta_job)
     return lua_touserdata(L, idx);
   return NULL;
 }
@@ -91,8 +94,46 @@ static void drop_callbacks(peri_future *future)
   }
 }
 
+/* The loop in which a callback is to run. */
+static peri_loop *loop_of(const peri_node *node)
+{
+  switch ((peri_node_kind)node->kind) {
+  case PERI_NODE_TASK:
+    return peri__node_task((peri_node *)node)->future.loop;
+  case PERI_NODE_CHILD:
+    return peri__child_loop(node);
+  case PERI_NODE_AWAITED:
+    return peri__several_loop(node);
+  case PERI_NODE_MEMBER:
+    return peri__crew_loop(node);
+  default:
+    return peri__link_loop(node);
+  }
+}
+
+/* Of a future without a loop: each callback goes to its own. */
+static void schedule_apart(peri_future *future)
+{
+  while (!peri__list_empty(&future->callbacks)) {
+    peri_node *node = peri__list_shift(&future->callbacks);
+    peri_loop *loop = loop_of(node);
+    if (node->kind == PERI_NODE_TASK)
+      peri__node_task(node)->wait = PERI_WAIT_WOKEN;
+    else if (node->kind == PERI_NODE_CHILD)
+      peri__child_ended(node);
+    if (!loop->closed)
+      peri__loop_ready(loop, node);
+    else if (node->kind == PERI_NODE_LINK)
+      peri__link_drop(node);
+  }
+}
+
 static void schedule(lua_State *L, peri_future *future, int idx)
 {
+  if (peri_unlikely(future->loop == NULL)) {
+    schedule_apart(future);
+    return;
+  }
   if (peri_unlikely(future->loop->closed)) {
     drop_callbacks(future);
     return;
@@ -146,6 +187,7 @@ static int watch_error(lua_State *L)
   const int idx = 1;
   peri_unseen *unseen = lua_newuserdatauv(L, sizeof *unseen, UNSEEN_UVS - 1);
   unseen->node.link.next = NULL;
+  bool watched = future->loop != NULL; /* else nobody is told, as in Python */
   unseen->loop = future->loop;
   unseen->told = true; /* until all of it stands */
   unseen->task = future->kind == PERI_KIND_TASK;
@@ -159,16 +201,18 @@ static int watch_error(lua_State *L)
     peri__task_name(L, rt, (peri_task *)future, idx);
     lua_setiuservalue(L, -2, UNSEEN_UV_NAME);
   }
-  if (future->loop->debug) {
+  if (watched && future->loop->debug) {
     peri__debug_push_source(L, rt, idx);
     lua_setiuservalue(L, -2, UNSEEN_UV_SOURCE);
   }
-  peri__push_ref(L, rt, PERI_REF_OBJECTS);
-  lua_pushvalue(L, -2);
-  lua_rawsetp(L, -2, unseen);
-  lua_pop(L, 1);
-  unseen->told = false;
-  peri__list_push(&future->loop->unseen, &unseen->node);
+  if (watched) {
+    peri__push_ref(L, rt, PERI_REF_OBJECTS);
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, -2, unseen);
+    lua_pop(L, 1);
+    unseen->told = false;
+    peri__list_push(&future->loop->unseen, &unseen->node);
+  }
   lua_setiuservalue(L, idx, PERI_UV_LINKS);
   return 0;
 }
@@ -232,6 +276,8 @@ bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
     return peri__task_cancel(L, rt, idx, message_idx);
   if (future->kind == PERI_KIND_GATHER)
     return peri__gather_cancel(L, rt, idx, message_idx);
+  if (future->kind == PERI_KIND_JOB)
+    return rt->job_cancel(L, rt, lua_absindex(L, idx), message_idx);
   idx = lua_absindex(L, idx);
   if (message_idx != 0)
     lua_pushvalue(L, message_idx);
@@ -356,7 +402,7 @@ static int l_await(lua_State *L)
   if (future->state != PERI_PENDING)
     return peri__future_return(L, rt, 1);
   peri_task *task = peri__wait_check(L, rt, "await");
-  if (peri_unlikely(future->loop != task->future.loop))
+  if (peri_unlikely(future->loop != task->future.loop && future->loop != NULL))
     return throw_foreign_loop(L, rt, task);
   if (peri_unlikely(future == &task->future)) {
     luaL_tolstring(L, 1, NULL);
@@ -446,7 +492,7 @@ static peri_future *check_pending(lua_State *L, peri_runtime *rt,
   peri_future *future = peri__check_future(L, rt, 1);
   if (future->kind != PERI_KIND_FUTURE)
     peri__throw(L, rt, PERI_ERR_RUNTIME, "%s does not support %s",
-                future->kind == PERI_KIND_TASK ? "Task" : "gather", method);
+                kind_names[future->kind], method);
   if (future->state != PERI_PENDING) {
     luaL_tolstring(L, 1, NULL);
     peri__throw(L, rt, PERI_ERR_INVALID_STATE,
@@ -595,6 +641,15 @@ static const luaL_Reg methods[] = {
     {"traceback", l_traceback},
     {NULL, NULL}};
 
+/* pool/ has the others. */
+static const luaL_Reg job_methods[] = {
+    {"await", l_await},
+    {"done", l_done},
+    {"cancelled", l_cancelled},
+    {"add_done_callback", peri__add_inline_callback},
+    {"traceback", l_traceback},
+    {NULL, NULL}};
+
 static const luaL_Reg common_meta[] = {{"__tostring", l_tostring},
                                        {NULL, NULL}};
 
@@ -639,6 +694,9 @@ void peri__future_open(lua_State *L, peri_runtime *rt)
   lua_pop(L, 1);
   rt->meta_gather =
       peri__metatable(L, rt, PERI_REF_GATHER, "gather", common_meta, methods);
+  lua_pop(L, 1);
+  rt->meta_job =
+      peri__metatable(L, rt, PERI_REF_JOB, "Future", common_meta, job_methods);
   lua_pop(L, 1);
   peri__metatable(L, rt, PERI_REF_UNSEEN, "Unseen", unseen_meta, NULL);
   lua_pop(L, 1);

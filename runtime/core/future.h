@@ -24,12 +24,14 @@ typedef enum peri_future_state {
 typedef enum peri_future_kind {
   PERI_KIND_FUTURE,
   PERI_KIND_TASK,
-  PERI_KIND_GATHER
+  PERI_KIND_GATHER,
+  PERI_KIND_JOB /* of a pool (pool/) */
 } peri_future_kind;
 
 enum {
   PERI_F_RETRIEVED = 1 << 0,   /* somebody saw the error */
   PERI_F_LINKS = 1 << 1,       /* has callbacks of Lua's */
+  PERI_F_SEEN = 1 << 3,        /* a task that scripts may have got hold of */
   PERI_F_CANCELLING = 1 << 4,  /* a gather whose children are being cancelled */
   PERI_F_MARKED = 1 << 5,      /* for the length of a C function */
   PERI_F_ERROR_OBJECT = 1 << 2 /* cancelled: the result is the error itself */
@@ -37,8 +39,9 @@ enum {
 
 struct peri_future {
   peri_list callbacks; /* nodes to make ready when done, in order */
-  peri_loop *loop;
-  int results; /* finished: how many; several stand in a table */
+  peri_loop *loop; /* NULL: a job's that belongs to none; its callbacks are made
+                      ready in their own loops */
+  int results;     /* finished: how many; several stand in a table */
   uint8_t kind, state, flags;
 };
 
@@ -90,6 +93,15 @@ int peri__add_done_callback(lua_State *L); /* methods of futures */
 int peri__remove_done_callback(lua_State *L);
 /* Anchors the links of the done future at idx, and gives it to them. */
 void peri__links_anchor(lua_State *L, peri_future *future, int idx);
+/* The same for a future without a loop, in two steps: before it is made done the
+ * inline callbacks are taken from it, and pushed (nil: none); when it is, they
+ * are called, and popped. Neither needs memory. */
+void peri__links_take(lua_State *L, peri_future *future, int idx);
+void peri__links_call(lua_State *L, peri_runtime *rt);
+peri_loop *peri__link_loop(const peri_node *node);
+/* A method of such futures: fn(future) is called where the future becomes done,
+ * or here and now if it is done. */
+int peri__add_inline_callback(lua_State *L);
 /* The link will not be called. */
 void peri__link_drop(peri_node *node);
 void peri__link_run(lua_State *L, peri_runtime *rt, peri_node *node);
@@ -103,12 +115,14 @@ void peri__gather_open(lua_State *L, peri_runtime *rt);
 void peri__gather_child(lua_State *L, peri_runtime *rt, peri_node *node);
 /* A child has become done: its callback, this node, is due in the next round. */
 void peri__child_ended(peri_node *node);
+peri_loop *peri__child_loop(const peri_node *node);
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);
 
 /* several.c */
 /* A future of a wait for several has ended. */
 void peri__several_ended(peri_node *node);
+peri_loop *peri__several_loop(const peri_node *node);
 /* The wait of the task is over. */
 void peri__several_abandon(peri_task *task);
 void peri__several_open(lua_State *L, peri_runtime *rt);
@@ -116,6 +130,7 @@ void peri__several_open(lua_State *L, peri_runtime *rt);
 /* crew.c: futures whose endings a scope has a share in */
 void peri__crew_open(lua_State *L, peri_runtime *rt);
 void peri__crew_member(lua_State *L, peri_runtime *rt, peri_node *node);
+peri_loop *peri__crew_loop(const peri_node *node);
 /* The loop of the crew at idx, if it is one, closes. */
 void peri__crew_forget(lua_State *L, peri_runtime *rt, int idx);
 

@@ -14,6 +14,11 @@
 
 enum { CANCEL_DEPTH = 1000 };
 
+peri_loop *peri__child_loop(const peri_node *node)
+{
+  return ((const peri_child *)node)->gather->future.loop;
+}
+
 peri_future *peri__gather_of(peri_node *node)
 {
   return &((peri_child *)node)->gather->future;
@@ -84,12 +89,10 @@ static void finish(lua_State *L, peri_runtime *rt, peri_gather *gather, int idx,
 /* The error of a child becomes the gather's. */
 static void fail(lua_State *L, peri_runtime *rt, int idx, int child)
 {
+  peri_future *future = lua_touserdata(L, child);
   peri__future_push_error(L, rt, child);
-  if (lua_getiuservalue(L, child, PERI_UV_LINKS) == LUA_TUSERDATA) {
-    lua_getiuservalue(L, -1, 1);
-    peri__trace_carry(L, rt, -3);
-  }
-  lua_pop(L, 1);
+  if (future->state == PERI_FAILED)
+    peri__future_carry_trace(L, rt, child, lua_gettop(L));
   peri__future_reject(L, rt, idx);
 }
 
@@ -200,6 +203,29 @@ static void push_child(lua_State *L, peri_runtime *rt, peri_gather *gather,
   lua_rawgeti(L, children, i);
 }
 
+/* Whether the child at place i is a job that runs on: only the gather ends. */
+static bool runs_on(lua_State *L, int child)
+{
+  peri_future *future = lua_touserdata(L, child);
+  return future != NULL && future->kind == PERI_KIND_JOB &&
+         future->state == PERI_PENDING;
+}
+
+/* The children that run on are as good as cancelled, for the gather. */
+static void abandon_jobs(peri_gather *gather)
+{
+  for (uint32_t i = 0; i < gather->nodes; i++) {
+    peri_child *child = &gather->node[i];
+    if (child->future->kind != PERI_KIND_JOB ||
+        child->future->state != PERI_PENDING ||
+        !peri__node_listed(&child->node))
+      continue;
+    peri__node_unlink(&child->node);
+    peri__child_ended(&child->node);
+    peri__loop_ready(gather->future.loop, &child->node);
+  }
+}
+
 /* For the case that the last child swallows its cancellation. */
 static void keep_message(lua_State *L, int idx, int message_idx)
 {
@@ -229,16 +255,21 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   int children = lua_gettop(L);
   gather->future.flags |= PERI_F_CANCELLING;
   bool asked = false; /* the last one */
+  bool jobs = false;
   for (uint32_t i = 1; i <= gather->children; i++) {
     push_child(L, rt, gather, children, i);
     asked = !lua_isnil(L, -1) &&
             peri__future_cancel(L, rt, children + 1, message_idx);
+    if (!asked && runs_on(L, children + 1))
+      asked = jobs = true;
     any = any || asked;
     lua_settop(L, children);
   }
   lua_pop(L, 1);
   rt->cancel_depth--;
   gather->future.flags &= (uint8_t)~PERI_F_CANCELLING;
+  if (jobs && gather->node != NULL)
+    abandon_jobs(gather);
   if (any && (asked || !gather->cancel_requested))
     keep_message(L, idx, message_idx);
   if (any)
@@ -274,7 +305,7 @@ static peri_loop *push_loop_of(lua_State *L, peri_runtime *rt, int list,
     bool candidate = lua_rawgeti(L, list, i) == LUA_TUSERDATA;
     peri_future *future = candidate ? peri__to_future(L, rt, -1) : NULL;
     lua_pop(L, 1);
-    if (future != NULL) {
+    if (future != NULL && future->loop != NULL) {
       peri__push_loop(L, future->loop);
       return future->loop;
     }
@@ -310,7 +341,7 @@ static peri_future *adopt(lua_State *L, peri_runtime *rt, peri_loop *loop,
                 "expected, got %s)",
                 (LUAI_UACINT)i, luaL_typename(L, -1));
   peri_future *future = lua_touserdata(L, -1);
-  if (future->loop != loop)
+  if (future->loop != loop && future->loop != NULL)
     peri__throw(L, rt, PERI_ERR_VALUE,
                 "The future belongs to a different loop than the others");
   if (!unique) {
@@ -417,6 +448,34 @@ static void gather_calls(lua_State *L, peri_runtime *rt, peri_loop *loop,
   peri__bare_start(L, rt, gather, 1);
 }
 
+/* Adopts the futures of a list that has nothing else in it: nothing runs
+ * meanwhile, and a mark tells those that come again. -1: something else was in
+ * it. Else whether one was done before. */
+static int adopt_futures(lua_State *L, peri_gather *gather)
+{
+  enum { LIST = 1, CHILDREN = 5 };
+  peri_loop *loop = gather->future.loop;
+  bool late = false, all = true;
+  for (uint32_t i = 1; all && i <= gather->children; i++) {
+    lua_rawgeti(L, LIST, i);
+    peri_future *future = peri__to_future(L, loop->rt, -1);
+    all = future != NULL && (future->loop == loop || future->loop == NULL);
+    if (all && !(future->flags & PERI_F_MARKED)) {
+      future->flags |= PERI_F_MARKED;
+      late = !attach(gather, future, i) || late;
+    }
+    lua_rawseti(L, CHILDREN, i);
+  }
+  for (uint32_t k = 0; k < gather->nodes; k++)
+    gather->node[k].future->flags &= (uint8_t)~PERI_F_MARKED;
+  if (all)
+    return late;
+  for (; gather->nodes > 0; gather->nodes--)
+    if (peri__node_listed(&gather->node[gather->nodes - 1].node))
+      peri__node_unlink(&gather->node[gather->nodes - 1].node);
+  return -1;
+}
+
 /* [list, n, return_exceptions, loop, children, seen, gather]: hangs the gather
  * on all that is in the list, at once: an eager task that is started for one
  * item may end the future of an earlier one. */
@@ -445,17 +504,20 @@ static void gather_any(lua_State *L, peri_runtime *rt, peri_loop *loop,
   gather->node = (peri_child *)(gather + 1);
   lua_pushvalue(L, -1);
   gather->anchor = peri__anchor(L, loop);
-  lua_pushcfunction(L, adopt_all);
-  for (int i = 1; i <= GATHER; i++)
-    lua_pushvalue(L, i);
-  if (lua_pcall(L, GATHER, 1, 0) != LUA_OK) {
-    int anchor = gather->anchor;
-    peri__gather_forget(L, rt, GATHER);
-    peri__unanchor(L, loop, anchor);
-    lua_error(L);
+  int late = adopt_futures(L, gather);
+  if (late < 0) {
+    lua_pushcfunction(L, adopt_all);
+    for (int i = 1; i <= GATHER; i++)
+      lua_pushvalue(L, i);
+    if (lua_pcall(L, GATHER, 1, 0) != LUA_OK) {
+      int anchor = gather->anchor;
+      peri__gather_forget(L, rt, GATHER);
+      peri__unanchor(L, loop, anchor);
+      lua_error(L);
+    }
+    late = lua_toboolean(L, -1);
+    lua_pop(L, 1);
   }
-  bool late = lua_toboolean(L, -1);
-  lua_pop(L, 1);
   lua_pushvalue(L, 5);
   for (uint32_t k = 0; late && k < gather->nodes; k++) {
     peri_child *child = &gather->node[k];

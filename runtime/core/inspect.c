@@ -225,6 +225,7 @@ static void add_wait(lua_State *L, peri_runtime *rt, peri_task *task)
     add_timer(L, task);
     break;
   case PERI_WAIT_FUTURE:
+  case PERI_WAIT_RESULT:
     push_resource(L, task, 1);
     lua_setfield(L, -2, "resource");
     break;

@@ -9,6 +9,10 @@
  * A link that calls nothing has another future follow this one: it ends as this
  * one did, in the trip in which a callback would have seen to that. That needs
  * no memory either, so nobody waits in vain for a future that is to follow.
+ *
+ * The future of a job may belong to no loop (pool/). What is to run in a loop
+ * then is the running one's, a follower's its own; a link without a loop is
+ * called where the future becomes done.
  */
 #include "core.h"
 
@@ -30,18 +34,20 @@ enum {
 
 /* -- Adding and removing --------------------------------------------------------- */
 
-static void push_link(lua_State *L, peri_runtime *rt, peri_future *future)
+static void push_link(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   peri_link *link = lua_newuserdatauv(L, sizeof *link, LINK_UVS - 1);
   link->node.link.next = NULL;
   link->node.kind = PERI_NODE_LINK;
-  link->loop = future->loop;
+  link->loop = loop;
   link->anchor = LUA_NOREF;
   link->follows = false;
   peri__push_ref(L, rt, PERI_REF_LINK);
   lua_setmetatable(L, -2);
+  if (loop == NULL)
+    return;
   lua_pushboolean(L, false); /* reserves the place */
-  link->anchor = peri__anchor(L, future->loop);
+  link->anchor = peri__anchor(L, loop);
 }
 
 /* Pushes the context of a callback: the one that the options at idx name, or a
@@ -71,7 +77,10 @@ static void hang(lua_State *L, peri_future *future)
   lua_setiuservalue(L, 3, LINK_UV_CONTEXT);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 3, LINK_UV_FUNCTION);
-  lua_getiuservalue(L, 1, PERI_UV_LOOP);
+  if (link->loop != NULL)
+    peri__push_loop(L, link->loop);
+  else
+    lua_pushnil(L);
   lua_setiuservalue(L, 3, LINK_UV_LOOP);
   if (future->state == PERI_PENDING) {
     lua_getiuservalue(L, 1, PERI_UV_LINKS);
@@ -79,15 +88,27 @@ static void hang(lua_State *L, peri_future *future)
     lua_pushvalue(L, 3);
     lua_setiuservalue(L, 1, PERI_UV_LINKS);
     future->flags |= PERI_F_LINKS;
-    peri__list_push(&future->callbacks, &link->node);
+    if (link->loop != NULL)
+      peri__list_push(&future->callbacks, &link->node);
     return;
   }
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, 3, LINK_UV_FUTURE);
-  peri__push_anchors(L, future->loop);
+  peri__push_anchors(L, link->loop);
   lua_pushvalue(L, 3);
   lua_rawseti(L, -2, link->anchor);
-  peri__loop_ready(future->loop, &link->node);
+  peri__loop_ready(link->loop, &link->node);
+}
+
+/* The loop in which a callback of the future is to run, or raises. */
+static peri_loop *loop_for(lua_State *L, peri_runtime *rt, peri_future *future)
+{
+  peri_loop *loop =
+      future->loop != NULL ? future->loop : peri__running_loop(rt);
+  if (loop == NULL)
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "no running event loop");
+  peri__loop_check_open(L, rt, loop);
+  return loop;
 }
 
 /* future:add_done_callback(fn, {context=}): fn(future) in a later trip round the
@@ -96,12 +117,12 @@ int peri__add_done_callback(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
-  peri__loop_check_open(L, rt, future->loop);
+  peri_loop *loop = loop_for(L, rt, future);
   peri__check_function(L, rt, 2);
   lua_settop(L, 3);
   push_callback_context(L, rt, 3);
   lua_replace(L, 3);
-  push_link(L, rt, future);
+  push_link(L, rt, loop);
   hang(L, future);
   return 0;
 }
@@ -113,12 +134,13 @@ static int l_follow(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
   peri_future *follower = peri__check_future(L, rt, 2);
-  peri__loop_check_open(L, rt, future->loop);
+  peri_loop *loop = future->loop != NULL ? future->loop : follower->loop;
   if (follower->kind != PERI_KIND_FUTURE)
     return peri__arg_type_error(L, rt, 2, "Future");
+  peri__loop_check_open(L, rt, loop);
   lua_settop(L, 2);
   lua_pushnil(L);
-  push_link(L, rt, future);
+  push_link(L, rt, loop);
   ((peri_link *)lua_touserdata(L, 4))->follows = true;
   hang(L, future);
   return 0;
@@ -144,9 +166,11 @@ int peri__remove_done_callback(lua_State *L)
     lua_getiuservalue(L, 4, LINK_UV_OLDER);
     if (lua_rawequal(L, 2, 5)) {
       removed++;
-      peri__node_unlink(&link->node);
-      peri__unanchor(L, link->loop, link->anchor);
-      link->anchor = LUA_NOREF;
+      if (link->loop != NULL) {
+        peri__node_unlink(&link->node);
+        peri__unanchor(L, link->loop, link->anchor);
+        link->anchor = LUA_NOREF;
+      }
       lua_pushvalue(L, 6);
       if (lua_isnil(L, 3))
         lua_setiuservalue(L, 1, PERI_UV_LINKS);
@@ -186,6 +210,95 @@ void peri__links_anchor(lua_State *L, peri_future *future, int idx)
   }
   lua_setiuservalue(L, idx, PERI_UV_LINKS);
   lua_pop(L, 1);
+}
+
+peri_loop *peri__link_loop(const peri_node *node)
+{
+  return ((const peri_link *)node)->loop;
+}
+
+/* Gives a link the future at idx, and a place where its loop finds it. */
+static void anchor_link(lua_State *L, peri_link *link, int link_idx)
+{
+  if (link->anchor == LUA_NOREF || link->loop->closed)
+    return;
+  peri__push_anchors(L, link->loop);
+  lua_pushvalue(L, link_idx);
+  lua_rawseti(L, -2, link->anchor);
+  lua_pop(L, 1);
+}
+
+void peri__links_take(lua_State *L, peri_future *future, int idx)
+{
+  idx = lua_absindex(L, idx);
+  lua_pushnil(L); /* the inline ones, turned round: the oldest first */
+  if (!(future->flags & PERI_F_LINKS))
+    return;
+  int taken = lua_gettop(L), next = taken + 1;
+  lua_getiuservalue(L, idx, PERI_UV_LINKS);
+  while (!lua_isnil(L, next)) {
+    peri_link *link = lua_touserdata(L, next);
+    lua_pushvalue(L, idx);
+    lua_setiuservalue(L, next, LINK_UV_FUTURE);
+    lua_getiuservalue(L, next, LINK_UV_OLDER);
+    if (link->loop != NULL) {
+      anchor_link(L, link, next);
+      lua_pushnil(L);
+    } else {
+      lua_pushvalue(L, taken);
+    }
+    lua_setiuservalue(L, next, LINK_UV_OLDER);
+    if (link->loop == NULL) {
+      lua_pushvalue(L, next);
+      lua_replace(L, taken);
+    }
+    lua_replace(L, next);
+  }
+  lua_setiuservalue(L, idx, PERI_UV_LINKS);
+  future->flags &= (uint8_t)~PERI_F_LINKS;
+}
+
+/* Calls the function below the future on top of the stack, and pops both and
+ * the context below them. */
+static void call_inline(lua_State *L, peri_runtime *rt)
+{
+  peri_task *task = rt->task;
+  rt->task = NULL;
+  peri__call_in_context(L, rt, NULL, 1, "a done callback of a pool's future");
+  rt->task = peri__task_now(task);
+}
+
+void peri__links_call(lua_State *L, peri_runtime *rt)
+{
+  int link = lua_gettop(L);
+  while (!lua_isnil(L, link)) {
+    lua_getiuservalue(L, link, LINK_UV_CONTEXT);
+    lua_getiuservalue(L, link, LINK_UV_FUNCTION);
+    lua_getiuservalue(L, link, LINK_UV_FUTURE);
+    call_inline(L, rt);
+    lua_getiuservalue(L, link, LINK_UV_OLDER);
+    lua_replace(L, link);
+  }
+  lua_pop(L, 1);
+}
+
+int peri__add_inline_callback(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_future *future = peri__check_future(L, rt, 1);
+  peri__check_function(L, rt, 2);
+  lua_settop(L, 3);
+  push_callback_context(L, rt, 3);
+  lua_replace(L, 3);
+  if (future->state == PERI_PENDING) {
+    push_link(L, rt, NULL);
+    hang(L, future);
+    return 0;
+  }
+  lua_insert(L, 2); /* below the function */
+  lua_pushvalue(L, 1);
+  call_inline(L, rt);
+  return 0;
 }
 
 void peri__link_drop(peri_node *node)

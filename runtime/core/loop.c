@@ -398,7 +398,8 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
     peri__throw_uv(L, rt, "uv_loop_init", code);
   if (delay == INT64_MAX)
     delay = -1;
-  if (atomic_load(&rt->attention) != 0)
+  if (atomic_load(&rt->attention) != 0 ||
+      (rt->spinners > 0 && rt->spin(L, rt, delay)))
     return;
   if (loop->debug)
     look_timed(L, rt, loop, delay);
@@ -631,6 +632,8 @@ void peri__run_begin(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__debug_follow(L, rt);
   peri__async_set(rt,
                   run->loop->kernel != NULL ? &run->loop->kernel->wake : NULL);
+  if (rt->run_changed != NULL)
+    rt->run_changed(L, rt);
 }
 
 void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
@@ -653,6 +656,8 @@ void peri__run_end(lua_State *L, peri_runtime *rt, peri_run_record *run)
   peri__set_ref(L, rt, PERI_REF_LOOP);
   rt->run = outer;
   peri__debug_follow(L, rt);
+  if (rt->run_changed != NULL)
+    rt->run_changed(L, rt);
 }
 
 static int drive(lua_State *L)

@@ -95,7 +95,7 @@ static int l_run_until_complete(lua_State *L)
     return peri__arg_type_error(L, rt, 2, "awaitable");
   lua_replace(L, RUN_GOAL);
   peri_future *goal = lua_touserdata(L, RUN_GOAL);
-  if (goal->loop != loop)
+  if (goal->loop != loop && goal->loop != NULL)
     return peri__throw(L, rt, PERI_ERR_VALUE,
                        "The future belongs to a different loop than the one "
                        "that is to run");

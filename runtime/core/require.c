@@ -108,6 +108,7 @@ static int ran(lua_State *L, int status, lua_KContext context)
     lua_setfield(L, LOADED, name);
   }
   lua_insert(L, -2);
+  peri__rt(L)->modules++;
   return 2;
 }
 

@@ -165,6 +165,9 @@ void peri__require(lua_State *L, const char *name)
     lua_call(L, 1, 1);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, name);
+    peri_runtime *rt = peri_of(L);
+    if (rt != NULL)
+      rt->modules++;
   }
   lua_replace(L, -2);
 }
@@ -532,6 +535,7 @@ static int open_protected(lua_State *L)
   rt->L = lua_tothread(L, -1);
   lua_pop(L, 1);
   rt->options = *options;
+  rt->modules = 1; /* the standard library */
   rt->owns_state = lua_toboolean(L, 2);
   if (rt->owns_state)
     *(peri_runtime **)lua_getextraspace(rt->L) = rt;

@@ -15,6 +15,7 @@
   X(FUTURE)     /* metatables */                                               \
   X(TASK)                                                                      \
   X(GATHER)                                                                    \
+  X(JOB)                                                                       \
   X(LINK)                                                                      \
   X(HANDLE)                                                                    \
   X(LOOP_META)                                                                 \
@@ -57,7 +58,12 @@
   X(GOAL)      /* what the host's run is for */                                \
   X(DYING)     /* a loop whose finaliser closes it */                          \
   X(CLOSERS)   /* peri__at_close: userdata */                                  \
-  X(REQUIRE)   /* the require that may wait, once it was needed */
+  X(REQUIRE)   /* the require that may wait, once it was needed */             \
+  X(SENT)      /* of pool/, once it was needed: what goes by name, */          \
+  X(CODE)      /* code that was sent lately, and before, */                    \
+  X(OLD_CODE)                                                                  \
+  X(CHUNKS) /* and code that has come */                                       \
+  X(OLD_CHUNKS)
 
 enum {
 #define X(name) PERI_REF_##name,
@@ -97,17 +103,19 @@ struct peri_runtime {
   peri_list sentries; /* debug.c */
   peri_clock *clock;  /* the real one */
   uint64_t next_id;
-  uint64_t carrier;                          /* of an error's trace (trace.c) */
-  int cancel_depth;                          /* gathers in gathers */
+  uint32_t modules;       /* that our require has loaded; how many of them */
+  uint32_t modules_named; /* the codec has looked at (names.c) */
+  uint64_t carrier;       /* of an error's trace (trace.c) */
+  int cancel_depth;       /* gathers in gathers */
   bool cancel_too_deep, cancel_lacks_memory; /* not all could be cancelled */
   atomic_int external; /* waits that only the outside can end; any thread */
   uint32_t awaits; /* coroutine objects awaited, to probe the depth at times */
 
   /* Found by address rather than by a look into the registry. */
   int ref[PERI_REF_COUNT];
-  const void *meta_future, *meta_task, *meta_gather, *meta_coroutine,
+  const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
-      *meta_crew;
+      *meta_crew, *meta_executor;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
@@ -148,7 +156,15 @@ struct peri_runtime {
   struct peri_signal_use *signal_uses;   /* watch.c */
   struct peri_raw *volatile raw;         /* io/stdio.c; signal handlers look */
   void (*flush_stdio)(peri_runtime *rt); /* for print; NULL: not needed */
-  bool warns, warning_continues;         /* of the state's warn() */
+  /* pool/: cancel() of the pending future of a job at idx; another loop runs,
+   * or none. */
+  bool (*job_cancel)(lua_State *L, peri_runtime *rt, int idx, int message_idx);
+  void (*run_changed)(lua_State *L, peri_runtime *rt);
+  /* A loop is about to sleep while there are `spinners`: looks for news at most
+   * so many nanoseconds (< 0: no limit). True: there is something. */
+  bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);
+  uint32_t spinners;
+  bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;
 };

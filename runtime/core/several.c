@@ -47,6 +47,11 @@ static peri_several *check_several(lua_State *L, peri_runtime *rt, int arg)
   return NULL;
 }
 
+peri_loop *peri__several_loop(const peri_node *node)
+{
+  return ((const peri_awaited *)node)->several->task->future.loop;
+}
+
 static void release(peri_several *several)
 {
   peri_task *task = several->task;

@@ -381,22 +381,12 @@ void peri__task_init(peri_runtime *rt, peri_task *task, peri_loop *loop)
                     : loop->clock;
 }
 
-peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
-                          int loop_idx, int fn)
+/* [..., function at fn, arguments, task]: the task gets a coroutine that is to
+ * call the function; the task stands in its place. */
+static void prepare(lua_State *L, peri_runtime *rt, peri_task *task, int fn)
 {
-  int nargs = lua_gettop(L) - fn;
-  if (loop_idx != 0)
-    loop_idx = lua_absindex(L, loop_idx);
-  peri__check_stack(L, 8);
-  peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
-  peri__task_init(rt, task, loop);
-  peri__push_ref(L, rt, PERI_REF_TASK);
-  lua_setmetatable(L, -2);
-  if (loop_idx != 0)
-    lua_pushvalue(L, loop_idx);
-  else
-    peri__push_loop(L, loop);
-  lua_setiuservalue(L, -2, PERI_UV_LOOP);
+  peri_loop *loop = task->future.loop;
+  int nargs = lua_gettop(L) - fn - 1;
   task->co = take_coroutine(L, loop, fn, &task->anchor);
   lua_State *co = task->co;
   if (peri_unlikely(nargs + 8 > LUA_MINSTACK) &&
@@ -413,6 +403,38 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
   lua_insert(L, fn);
   lua_xmove(L, co, nargs + 1);
   peri__task_enlist(L, task);
+}
+
+bool peri__task_renew(lua_State *L, peri_runtime *rt, int idx, int fn)
+{
+  peri_task *task = lua_touserdata(L, idx);
+  peri_loop *loop = task->future.loop;
+  if (task->future.state != PERI_FINISHED ||
+      task->future.flags & (PERI_F_SEEN | PERI_F_LINKS) || loop->debug ||
+      task->flags & (PERI_T_CONTEXT | PERI_T_NAMED))
+    return false;
+  peri__task_init(rt, task, loop);
+  lua_pushvalue(L, idx);
+  prepare(L, rt, task, fn);
+  return true;
+}
+
+peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
+                          int loop_idx, int fn)
+{
+  if (loop_idx != 0)
+    loop_idx = lua_absindex(L, loop_idx);
+  peri__check_stack(L, 8);
+  peri_task *task = lua_newuserdatauv(L, sizeof *task, 4);
+  peri__task_init(rt, task, loop);
+  peri__push_ref(L, rt, PERI_REF_TASK);
+  lua_setmetatable(L, -2);
+  if (loop_idx != 0)
+    lua_pushvalue(L, loop_idx);
+  else
+    peri__push_loop(L, loop);
+  lua_setiuservalue(L, -2, PERI_UV_LOOP);
+  prepare(L, rt, task, fn);
   return task;
 }
 
@@ -704,6 +726,7 @@ void peri__push_task(lua_State *L, peri_task *task)
     peri__task_promote(L, task->future.loop->rt, task);
     return;
   }
+  task->future.flags |= PERI_F_SEEN;
   lua_checkstack(co, 2);
   if (!(task->flags & PERI_T_STARTED)) {
     lua_pushvalue(co, 2);

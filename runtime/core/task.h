@@ -35,6 +35,8 @@ typedef enum peri_wait_kind {
   PERI_WAIT_DUE,     /* it has run out: in the ready queue, twice in a row */
   PERI_WAIT_FUTURE,  /* task->resource is a future, in its callbacks */
   PERI_WAIT_SEVERAL, /* task->resource is a peri_several */
+  PERI_WAIT_RESULT,  /* as PERI_WAIT_FUTURE, but a cancellation of the task does
+                        not concern the future */
   PERI_WAIT_TURN,    /* task->resource is a line of waiters, task->turn in it */
   PERI_WAIT_RUN      /* another loop runs to its end */
 } peri_wait_kind;
@@ -125,6 +127,9 @@ peri_task *peri__check_task(lua_State *L, peri_runtime *rt, int arg);
  * The first step is queued, unless eager. */
 peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int loop_idx, int fn);
+/* As peri__task_new with the task at idx, which has ended well, and which that
+ * has made. False, and nothing is done: a script may know it. */
+bool peri__task_renew(lua_State *L, peri_runtime *rt, int idx, int fn);
 /* The coroutine object on top of the stack becomes a task made by the loop's
  * factory. */
 void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,

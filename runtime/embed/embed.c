@@ -414,7 +414,8 @@ static bool options_fit(const peri_options *options)
 
 static int preload_modules(lua_State *L)
 {
-  static const luaL_Reg modules[] = {{"perilune._fs", peri__fs_open_module},
+  static const luaL_Reg modules[] = {{"perilune._codec", peri__codec_open},
+                                     {"perilune._fs", peri__fs_open_module},
                                      {"perilune._net", peri__net_open},
                                      {"perilune._pool", peri__pool_open},
                                      {"perilune._process", peri__process_open},

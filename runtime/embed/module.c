@@ -2,6 +2,7 @@
  * module.c: perilune as a C module, for `require "perilune"` from a stock
  * lua5.4. The script asked for it, so its log goes to stderr.
  */
+#include <signal.h>
 #include <string.h>
 
 #include "../core/core.h"
@@ -32,6 +33,7 @@ static void attach(lua_State *L)
   peri_options_init(&options);
   options.debug = debug_in_environment(L);
   options.log = log_to_stderr;
+  options.preempt_signal = SIGURG;
   options.deadlock = 1; /* no thread but our own can post */
   int status = peri_attach(&rt, L, &options);
   if (status == PERI_ENOMEM)
@@ -71,3 +73,14 @@ static int load(lua_State *L, const char *name)
   }
 MODULES(X)
 #undef X
+
+/* A worker of a process pool: see pool/process_start.c. */
+PERI_API int luaopen_perilune_worker(lua_State *L);
+int luaopen_perilune_worker(lua_State *L)
+{
+  peri_options options;
+  (void)L;
+  peri_options_init(&options);
+  options.log = log_to_stderr;
+  exit(peri_worker_main(&options));
+}

@@ -27,6 +27,7 @@
 #include "repl.h"
 
 #define PROGRAM "perilune"
+#define WORKER_OPTION "--worker"
 
 enum { EXIT_INTERRUPTED = 130 };
 
@@ -37,7 +38,9 @@ typedef struct host {
   const char *module; /* of -m: the script is this module */
   bool code;          /* there was an -e */
   bool version, help, debug, no_environment, interactive;
-  bool failed; /* an error that has been told already */
+  bool failed;         /* an error that has been told already */
+  char path[PATH_MAX]; /* of the program */
+  const char *worker_command[3];
 } host;
 
 static const char usage[] =
@@ -486,18 +489,26 @@ static void on_log(void *ud, int level, const char *text)
   fprintf(stderr, "%s\n", text);
 }
 
+static void fill_options(peri_options *options)
+{
+  peri_options_init(options);
+  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE |
+                   PERI_PATCH_PRINT;
+  options->sigpipe_ignored = 1;
+  options->deadlock = 1;
+  options->preempt_signal = SIGURG;
+  options->log = on_log;
+}
+
 /* -E must be known to the state before the libraries are opened, so it takes
  * a state of our own; *own is set then. */
 static int make_runtime(const host *h, peri_runtime **runtime, lua_State **own)
 {
   peri_options options;
-  peri_options_init(&options);
-  options.patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE |
-                  PERI_PATCH_PRINT;
-  options.sigpipe_ignored = 1;
+  fill_options(&options);
   options.debug = h->debug;
-  options.deadlock = 1;
-  options.log = on_log;
+  if (h->worker_command[0] != NULL)
+    options.worker_command = h->worker_command;
   if (!h->no_environment)
     return peri_new(runtime, &options);
   lua_State *L = luaL_newstate();
@@ -560,6 +571,25 @@ static bool debug_in_environment(void)
   return value && *value && strcmp(value, "0") != 0;
 }
 
+/* What process pools start: this program, with an option that the usage does
+ * not tell of. */
+static void name_workers(host *h)
+{
+  size_t size = sizeof h->path;
+  if (uv_exepath(h->path, &size) < 0)
+    return;
+  h->worker_command[0] = h->path;
+  h->worker_command[1] = WORKER_OPTION;
+}
+
+static int be_worker(const host *h)
+{
+  peri_options options;
+  fill_options(&options);
+  options.worker_command = h->worker_command[0] ? h->worker_command : NULL;
+  return peri_worker_main(&options);
+}
+
 int main(int argc, char **argv)
 {
   static char *nothing[] = {PROGRAM, NULL};
@@ -568,6 +598,9 @@ int main(int argc, char **argv)
     h.argc = 1;
     h.argv = nothing;
   }
+  name_workers(&h);
+  if (h.argc == 2 && strcmp(h.argv[1], WORKER_OPTION) == 0)
+    return be_worker(&h);
   int wrong = read_arguments(&h);
   if (wrong)
     return complain(h.argv[wrong]);

@@ -83,10 +83,19 @@ typedef struct peri_options {
                            run raises DeadlockError, where it would block for
                            ever. Unsound unless every thread of the host that
                            is going to post has a hold: see peri_hold. */
+  /* A signal that may be sent to worker threads of ours, to interrupt a job that
+   * does not wait (future:cancel{running=true}); its handler is installed then,
+   * unless the host has one for it. 0: none, such jobs run on. SIGURG suits. */
+  int preempt_signal;
   /* Where the log goes (level as in perilune.log: 10 to 50). NULL: to Lua's
    * warn(). The text is valid during the call. */
   void (*log)(void *ud, int level, const char *text);
   void *log_ud;
+  /* The command line of a program that calls peri_worker_main, with NULL behind
+   * it: what process pools start. Must stay valid as long as the runtime. NULL:
+   * a pool raises RuntimeError, unless the script names a program
+   * (multiprocessing.set_executable). */
+  const char *const *worker_command;
 } peri_options;
 
 PERI_API void peri_options_init(peri_options *options);
@@ -188,6 +197,14 @@ PERI_API int peri_interrupts_pending(const peri_runtime *runtime);
  * mode (perilune.stdio), for a host that a signal ends; peri_close does so, too.
  * On the runtime's thread, and safe in a signal handler there. */
 PERI_API void peri_restore_terminal(peri_runtime *runtime);
+
+/* The whole life of a process that a pool has started as a worker (see
+ * peri_options.worker_command); call it first thing in main, return what it
+ * returns. It takes the standard input over, starts a thread, handles SIGINT and
+ * SIGPIPE, and may exit(). The options, or NULL, are those of the worker's
+ * state, but for what the pool decides (memory_limit, debug, deadlock). Blocks
+ * until the pool needs it no more. */
+PERI_API int peri_worker_main(const peri_options *options);
 
 /* The text of the last failure with its traceback, "" if there was none. Valid
  * until the next call that fails, or peri_close. */

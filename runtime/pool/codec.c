@@ -2,9 +2,9 @@
  * codec.c: how Lua values travel between Lua states.
  *
  * Worker states share nothing with the state that sends them work, so every
- * argument and result is copied: encode.c writes values into a message, bytes
- * that belong to no state, and decode.c makes new values of them in the state
- * that reads. What a message holds is written down in wire.h.
+ * argument and result is copied: encode.c writes values into a message, which
+ * belongs to no state, and decode.c makes new values of it in the state that
+ * reads. What a message holds is written down in wire.h.
  *
  * Order. Values are written depth first, each container with its values right
  * behind it. A table or function gets a number when it begins, so that any
@@ -17,11 +17,12 @@
  * and their values wait on the Lua stack, which can grow to a million slots; so
  * a list of 50,000 linked nodes is no danger to the C stack.
  *
- * Functions travel as bytecode with debug information. An upvalue is a place,
- * not a value: the places are numbered too, by lua_upvalueid, and two functions
- * of one message that shared a place share one again. A local function that
- * calls itself is such a cycle. The upvalue _ENV always is the receiver's
- * globals, whatever it was here.
+ * Functions travel as bytecode with debug information: a chunk beside the bytes,
+ * which is made once and which threads share; a process is sent it once
+ * (chunks.c, message.c). An upvalue is a place, not a value: the places are
+ * numbered too, by lua_upvalueid, and two functions of one message that shared a
+ * place share one again. A local function that calls itself is such a cycle. The
+ * upvalue _ENV always is the receiver's globals, whatever it was here.
  *
  * Names (names.c). A module is never copied, and neither are its functions and
  * classes: they go as "module, key" and the receiver requires the module. So do
@@ -34,14 +35,24 @@
  * unknown to a worker. Error classes are told by their registered names and
  * made anew, with the same base, where that name is unknown.
  *
+ * Handles (handles.c). A loop, and what peri.ref has wrapped, stay where they are:
+ * a number goes, and comes home as what it stands for.
+ *
+ * Speed. Most messages are a function that was sent before and a few values
+ * without parts, or such values alone. Those are written and read in one loop;
+ * the first value that needs more has places made on the Lua stack for what the
+ * rest takes. The first few objects of a message are found by their addresses,
+ * only then a table is made for them.
+ *
  * Trust. Bytecode can do anything to the process. decode.c checks every length,
  * number and type against the message and raises an error for what does not
  * fit, but it takes functions, modules that are yet to be loaded and new
  * classes only from messages that our own workers wrote.
  *
- * Memory. Buffers are malloc's and owned by whoever called: encoding may raise
- * at any point, and the caller's userdata frees the bytes. All else that the
- * codec needs while it works stands on the Lua stack.
+ * Memory. Messages are malloc's and owned by whoever called: encoding may raise at
+ * any point, and the caller's userdata frees them. All else that the codec needs
+ * while it works stands on the Lua stack. A long string is copied once, into the
+ * message, and once out of it.
  */
 #include <string.h>
 
@@ -52,31 +63,6 @@ _Static_assert(sizeof(lua_Number) == 8, "floats are doubles");
 
 /* Its address is the place of the classes in the registry. */
 static const char classes_key = 0;
-
-/* -- Buffers --------------------------------------------------------------- */
-
-int peri__buffer_reserve(peri__buffer *buffer, size_t more)
-{
-  size_t capacity = buffer->capacity ? buffer->capacity : 64;
-  if (more > SIZE_MAX / 2 - buffer->length)
-    return PERI_ENOMEM;
-  while (capacity - buffer->length < more)
-    capacity *= 2;
-  if (capacity == buffer->capacity)
-    return 0;
-  char *data = realloc(buffer->data, capacity);
-  if (data == NULL)
-    return PERI_ENOMEM;
-  buffer->data = data;
-  buffer->capacity = capacity;
-  return 0;
-}
-
-void peri__buffer_fini(peri__buffer *buffer)
-{
-  free(buffer->data);
-  *buffer = (peri__buffer){0};
-}
 
 /* -- Open containers ------------------------------------------------------- */
 
@@ -111,6 +97,39 @@ peri__frame *peri__frames_push(lua_State *L, peri__frames *frames)
   return frame;
 }
 
+/* -- Userdata of the codec's own ------------------------------------------- */
+
+void peri__set_kind(lua_State *L, const char *kind, const luaL_Reg *metamethods)
+{
+  if (luaL_getmetatable(L, kind) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    luaL_setfuncs(L, metamethods, 0);
+    lua_newtable(L);
+    lua_setfield(L, -2, "__index");
+    lua_pushstring(L, strchr(kind, '.') + 1);
+    lua_setfield(L, -2, "__name");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, kind);
+  }
+  lua_setmetatable(L, -2);
+}
+
+static int l_message_gc(lua_State *L)
+{
+  peri__message_fini(lua_touserdata(L, 1));
+  return 0;
+}
+
+peri__message *peri__message_push(lua_State *L)
+{
+  static const luaL_Reg metamethods[] = {{"__gc", l_message_gc}, {NULL, NULL}};
+  peri__message *message = lua_newuserdatauv(L, sizeof *message, 0);
+  *message = (peri__message){0};
+  peri__set_kind(L, "perilune.Message", metamethods);
+  return message;
+}
+
 /* -- Classes --------------------------------------------------------------- */
 
 void peri__classes_push(lua_State *L)
@@ -136,12 +155,17 @@ void peri__class_new(lua_State *L, const char *name)
 
 void peri__class_publish(lua_State *L, int classes)
 {
-  lua_rawgeti(L, -1, CLASS_NAME);
-  lua_pushvalue(L, -2);
-  lua_rawset(L, classes);
-  lua_rawgeti(L, -1, CLASS_METATABLE);
-  lua_pushvalue(L, -2);
-  lua_rawset(L, classes);
+  /* Both places are made first: this may raise. */
+  for (int i = CLASS_NAME; i <= CLASS_METATABLE; i++) {
+    lua_rawgeti(L, -1, i);
+    lua_pushboolean(L, 0);
+    lua_rawset(L, classes);
+  }
+  for (int i = CLASS_NAME; i <= CLASS_METATABLE; i++) {
+    lua_rawgeti(L, -1, i);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, classes);
+  }
 }
 
 /* Pushes a field of the options at index 3: a function, or nil. */
@@ -167,11 +191,11 @@ int peri__codec_register(lua_State *L)
     peri__arg_type_error(L, rt, 3, "table");
   peri__classes_push(L);
   int classes = lua_gettop(L);
-  if (lua_getfield(L, classes, name) != LUA_TNIL)
+  if (lua_getfield(L, classes, name) == LUA_TTABLE)
     peri__throw(L, rt, PERI_ERR_VALUE, "register: the name '%s' is taken",
                 name);
   lua_pushvalue(L, 2);
-  if (lua_rawget(L, classes) != LUA_TNIL)
+  if (lua_rawget(L, classes) == LUA_TTABLE)
     peri__throw(L, rt, PERI_ERR_VALUE,
                 "register: the metatable of '%s' is registered already", name);
   lua_pushvalue(L, 2);

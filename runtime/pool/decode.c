@@ -19,95 +19,22 @@
  * memory.
  */
 #include <limits.h>
-#include <string.h>
 
-#include "pool/wire.h"
-
-typedef struct decoder {
-  lua_State *L;
-  peri_runtime *rt;
-  const char *at, *end;
-  bool trusted;
-  peri__frames frames;
-  uint32_t given, upvalues; /* numbers of objects and upvalues */
-  size_t budget;
-  int objects; /* Places on the Lua stack, nil until needed: number to object;
-                */
-  int places;  /* 2u - 1: function and 2u: index, of upvalue number u; */
-  int late;    /* objects and their entries, in pairs, whose class is not
-                  complete yet, and entries that are not published; */
-  int classes; /* the registered classes. */
-} decoder;
-
+#include "pool/handles.h"
 /* -- Bytes ----------------------------------------------------------------- */
 
-static int damaged(decoder *d, const char *what)
+int peri__damaged(decoder *d, const char *what)
 {
   return peri__throw(d->L, d->rt, PERI_ERR_VALUE, "damaged message: %s", what);
 }
 
-static int distrust(decoder *d, const char *what)
+int peri__distrust(decoder *d, const char *what)
 {
   return peri__throw(d->L, d->rt, PERI_ERR_VALUE,
                      "message from an untrusted source: %s", what);
 }
 
-static size_t left(const decoder *d)
-{
-  return (size_t)(d->end - d->at);
-}
-
-static const char *get_bytes(decoder *d, size_t n)
-{
-  if (left(d) < n)
-    damaged(d, "it is truncated");
-  const char *bytes = d->at;
-  d->at += n;
-  return bytes;
-}
-
-static int get_byte(decoder *d)
-{
-  return (unsigned char)*get_bytes(d, 1);
-}
-
-static uint64_t get_varint(decoder *d)
-{
-  uint64_t n = 0;
-  for (int shift = 0; shift < 64; shift += 7) {
-    uint64_t byte = (uint64_t)get_byte(d);
-    if (shift == 63 && byte > 1)
-      break;
-    n |= (byte & 0x7f) << shift;
-    if (byte < 0x80)
-      return n;
-  }
-  damaged(d, "a number is too long");
-  return 0;
-}
-
-/* A count of things that take one byte at least. */
-static size_t check_count(decoder *d, uint64_t n)
-{
-  if (n > left(d))
-    damaged(d, "it is truncated");
-  return (size_t)n;
-}
-
-static uint32_t get_u32(decoder *d)
-{
-  uint32_t n;
-  memcpy(&n, get_bytes(d, sizeof n), sizeof n);
-  return n;
-}
-
-static void push_bytes(decoder *d, size_t n)
-{
-  lua_pushlstring(d->L, get_bytes(d, n), n);
-}
-
-/* Pushes a string that must come next; returns it. */
-static const char *get_string(decoder *d)
+const char *peri__get_string(decoder *d)
 {
   int tag = get_byte(d);
   if (tag >= TAG_SHORT_STRING)
@@ -115,13 +42,12 @@ static const char *get_string(decoder *d)
   else if (tag == TAG_STRING)
     push_bytes(d, check_count(d, get_varint(d)));
   else
-    damaged(d, "a name is no string");
+    peri__damaged(d, "a name is no string");
   return lua_tostring(d->L, -1);
 }
-
 /* -- Numbered objects ------------------------------------------------------ */
 
-static void need_table(decoder *d, int slot)
+void peri__need_table(decoder *d, int slot)
 {
   if (!lua_isnil(d->L, slot))
     return;
@@ -129,35 +55,63 @@ static void need_table(decoder *d, int slot)
   lua_replace(d->L, slot);
 }
 
-static uint32_t give_number(decoder *d)
+uint32_t peri__give_number(decoder *d)
 {
-  need_table(d, d->objects);
   return ++d->given;
 }
 
-/* The value on top is object number id. */
-static void set_object(decoder *d, uint32_t id)
+void peri__set_object(decoder *d, uint32_t id)
 {
+  if (id <= FEW) {
+    lua_copy(d->L, -1, d->kept + (int)id);
+    return;
+  }
+  peri__need_table(d, d->objects);
   lua_pushvalue(d->L, -1);
   lua_rawseti(d->L, d->objects, id);
+}
+
+static void get_object(decoder *d, uint32_t id)
+{
+  if (id <= FEW)
+    lua_pushvalue(d->L, d->kept + (int)id);
+  else if (lua_istable(d->L, d->objects))
+    lua_rawgeti(d->L, d->objects, id);
+  else
+    lua_pushnil(d->L);
+}
+
+/* Whether the object is yet to be made, of what is being read. */
+static bool is_unmade(decoder *d, uint32_t id)
+{
+  for (int i = 0; i < d->frames.depth; i++) {
+    const peri__frame *frame = &d->frames.v[i];
+    if (frame->id == id &&
+        (frame->kind == FRAME_PACKED || frame->kind == FRAME_ERROR_CLASS))
+      return true;
+  }
+  return false;
 }
 
 static void push_object(decoder *d)
 {
   uint64_t id = get_varint(d);
   if (id == 0 || id > d->given)
-    damaged(d, "a reference leads nowhere");
-  if (lua_rawgeti(d->L, d->objects, (lua_Integer)id) == LUA_TNIL)
-    damaged(d, "an object is part of what it is made of");
+    peri__damaged(d, "a reference leads nowhere");
+  get_object(d, (uint32_t)id);
+  if (lua_isnil(d->L, -1) && is_unmade(d, (uint32_t)id))
+    peri__damaged(d, "an object is part of what it is made of");
+  if (d->has_classes && !peri__wants_class(d) && peri__is_class(d))
+    peri__damaged(d, "a class stands for a value");
 }
 
 /* -- Containers ------------------------------------------------------------ */
 
-static peri__frame *open_frame(decoder *d, peri__frame_kind kind, int slot)
+peri__frame *peri__frame_open(decoder *d, peri__frame_kind kind, int slot)
 {
   peri__frame *frame = peri__frames_push(d->L, &d->frames);
   if (frame == NULL)
-    damaged(d, "it is nested too deeply");
+    peri__damaged(d, "it is nested too deeply");
   frame->kind = (uint8_t)kind;
   frame->slot = slot;
   return frame;
@@ -174,7 +128,7 @@ static int take_budget(decoder *d, size_t n)
 /* The counts of a table. */
 static void get_header(decoder *d, peri__frame *frame)
 {
-  uint64_t items = get_varint(d);
+  uint32_t items = get_u32(d);
   uint32_t pairs = get_u32(d);
   frame->last = (lua_Integer)check_count(d, items);
   frame->count = (uint32_t)check_count(d, pairs);
@@ -183,13 +137,13 @@ static void get_header(decoder *d, peri__frame *frame)
 
 static void open_table(decoder *d)
 {
-  uint32_t id = give_number(d);
+  uint32_t id = peri__give_number(d);
   peri__frame header = {0};
   get_header(d, &header);
   int items = take_budget(d, (size_t)header.last);
   lua_createtable(d->L, items, take_budget(d, header.count));
-  set_object(d, id);
-  peri__frame *frame = open_frame(d, FRAME_TABLE, lua_gettop(d->L));
+  peri__set_object(d, id);
+  peri__frame *frame = peri__frame_open(d, FRAME_TABLE, lua_gettop(d->L));
   frame->last = header.last;
   frame->count = header.count;
   frame->phase = PHASE_ITEMS;
@@ -197,39 +151,75 @@ static void open_table(decoder *d)
 
 static void open_object(decoder *d, bool is_error)
 {
-  uint32_t id = give_number(d);
+  uint32_t id = peri__give_number(d);
   lua_newtable(d->L);
-  set_object(d, id);
-  peri__frame *frame = open_frame(d, FRAME_TABLE, lua_gettop(d->L));
+  peri__set_object(d, id);
+  peri__frame *frame = peri__frame_open(d, FRAME_TABLE, lua_gettop(d->L));
   frame->phase = PHASE_CLASS;
   frame->is_error = is_error;
 }
 
 static void open_packed(decoder *d)
 {
-  uint32_t id = give_number(d);
-  peri__frame *frame = open_frame(d, FRAME_PACKED, lua_gettop(d->L) + 1);
+  uint32_t id = peri__give_number(d);
+  peri__frame *frame = peri__frame_open(d, FRAME_PACKED, lua_gettop(d->L) + 1);
   frame->phase = PHASE_CLASS;
+  frame->id = id;
+}
+
+/* The function on top is object number id; its upvalues are next. */
+static void open_loaded(decoder *d, uint32_t id)
+{
+  lua_State *L = d->L;
+  lua_Debug ar;
+  peri__set_object(d, id);
+  lua_pushvalue(L, -1);
+  lua_getinfo(L, ">u", &ar);
+  if (get_varint(d) != ar.nups)
+    peri__damaged(d, "a function has other upvalues");
+  peri__frame *frame = peri__frame_open(d, FRAME_FUNCTION, lua_gettop(L));
+  frame->last = ar.nups;
   frame->id = id;
 }
 
 static void open_function(decoder *d)
 {
   lua_State *L = d->L;
-  uint32_t id = give_number(d);
+  uint32_t id = peri__give_number(d);
   size_t length = get_u32(d);
   if (!d->trusted)
-    distrust(d, "it holds a function");
+    peri__distrust(d, "it holds a function");
   const char *code = get_bytes(d, length);
-  if (luaL_loadbufferx(L, code, length, "=message", "b") != LUA_OK)
-    damaged(d, lua_tostring(L, -1));
-  set_object(d, id);
-  lua_Debug ar;
-  lua_pushvalue(L, -1);
-  lua_getinfo(L, ">u", &ar);
-  if (get_varint(d) != ar.nups)
-    damaged(d, "a function has other upvalues");
-  open_frame(d, FRAME_FUNCTION, lua_gettop(L))->last = ar.nups;
+  if (!peri__code_load(L, code, length))
+    peri__damaged(d, lua_tostring(L, -1));
+  open_loaded(d, id);
+}
+
+static peri__chunk *get_chunk(decoder *d)
+{
+  uint64_t number = get_varint(d);
+  if (!d->trusted)
+    peri__distrust(d, "it holds a function");
+  if (number >= d->message->chunk_count)
+    peri__damaged(d, "a function's code is missing");
+  return d->message->chunks[number];
+}
+
+static void open_chunk(decoder *d)
+{
+  uint32_t id = peri__give_number(d);
+  const peri__chunk *chunk = get_chunk(d);
+  if (!peri__code_load(d->L, chunk->code, chunk->length))
+    peri__damaged(d, lua_tostring(d->L, -1));
+  open_loaded(d, id);
+}
+
+static void get_plain(decoder *d)
+{
+  uint32_t id = peri__give_number(d);
+  if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
+    peri__damaged(d, lua_tostring(d->L, -1));
+  peri__set_object(d, id);
 }
 
 /* Pushes the module whose name is on top (replaced). */
@@ -240,7 +230,7 @@ static void find_module(decoder *d)
   lua_pushvalue(L, -2);
   if (lua_rawget(L, -2) == LUA_TNIL) {
     if (!d->trusted)
-      distrust(d, "it names a module that is not loaded");
+      peri__distrust(d, "it names a module that is not loaded");
     lua_getglobal(L, "require");
     lua_pushvalue(L, -4);
     lua_call(L, 1, 1);
@@ -253,19 +243,20 @@ static void find_module(decoder *d)
 static void get_name(decoder *d)
 {
   lua_State *L = d->L;
-  uint32_t id = give_number(d);
-  const char *module = get_string(d);
+  uint32_t id = peri__give_number(d);
+  const char *module = peri__get_string(d);
   int keys = get_byte(d);
   if (keys > MAX_NAME_KEYS)
-    damaged(d, "a name is too long");
+    peri__damaged(d, "a name is too long");
   lua_pushvalue(L, -1);
   find_module(d);
   for (int i = 0; i < keys; i++) { /* module value */
-    const char *key = get_string(d);
+    const char *key = peri__get_string(d);
     bool found = lua_istable(L, -2);
     if (found) {
       lua_pushvalue(L, -1);
-      found = lua_gettable(L, -3) != LUA_TNIL;
+      /* __index is code, too. */
+      found = (d->trusted ? lua_gettable : lua_rawget)(L, -3) != LUA_TNIL;
     }
     if (!found)
       peri__throw(L, d->rt, PERI_ERR_RUNTIME,
@@ -275,223 +266,7 @@ static void get_name(decoder *d)
     lua_pop(L, 1);
   }
   lua_replace(L, -2);
-  set_object(d, id);
-}
-
-/* -- Classes --------------------------------------------------------------- */
-
-/* Looks for the class entry whose name is on top; pushes it or nil. */
-static bool find_class(decoder *d)
-{
-  lua_State *L = d->L;
-  if (lua_isnil(L, d->classes)) {
-    peri__classes_push(L);
-    lua_replace(L, d->classes);
-  }
-  lua_pushvalue(L, -1);
-  return lua_rawget(L, d->classes) == LUA_TTABLE;
-}
-
-/* A new entry, not published yet, for the name on top (replaced). */
-static void make_class(decoder *d)
-{
-  lua_State *L = d->L;
-  const char *name = lua_tostring(L, -1);
-  if (!d->trusted)
-    distrust(d, "it brings a class along");
-  lua_settop(L, lua_gettop(L) + 3);
-  peri__class_new(L, name);
-  lua_replace(L, -2);
-  need_table(d, d->late);
-  lua_pushvalue(L, -1);
-  lua_pushboolean(L, 1);
-  lua_rawset(L, d->late);
-}
-
-/* Returns whether it is complete. */
-static bool open_class(decoder *d)
-{
-  lua_State *L = d->L;
-  uint32_t id = give_number(d);
-  const char *name = get_string(d);
-  bool brought = get_byte(d) != 0, known = find_class(d);
-  if (known) {
-    lua_replace(L, -2);
-  } else if (brought) {
-    lua_pop(L, 1);
-    make_class(d);
-  } else {
-    peri__throw(L, d->rt, PERI_ERR_RUNTIME,
-                "class '%s' is not registered in the state that reads it",
-                name);
-  }
-  set_object(d, id);
-  if (!brought)
-    return true;
-  peri__frame *frame = open_frame(d, FRAME_CLASS, lua_gettop(L));
-  frame->next = CLASS_NAME;
-  frame->known = known;
-  frame->id = id;
-  return false;
-}
-
-/* The entry on top is complete. Its metatable's module may have registered the
- * class meanwhile: then that entry counts. */
-static void publish_class(decoder *d, uint32_t id)
-{
-  lua_State *L = d->L;
-  bool packs = lua_rawgeti(L, -1, CLASS_PACK) == LUA_TFUNCTION;
-  bool unpacks = lua_rawgeti(L, -2, CLASS_UNPACK) == LUA_TFUNCTION;
-  if (lua_rawgeti(L, -3, CLASS_METATABLE) != LUA_TTABLE || packs != unpacks)
-    damaged(d, "a class is incomplete");
-  lua_pop(L, 3);
-  lua_rawgeti(L, -1, CLASS_NAME);
-  if (find_class(d)) { /* entry name found */
-    lua_replace(L, -2);
-    for (int i = CLASS_METATABLE; i <= CLASS_UNPACK; i++) {
-      lua_rawgeti(L, -1, i);
-      lua_rawseti(L, -3, i);
-    }
-    lua_replace(L, -2);
-    set_object(d, id);
-    return;
-  }
-  lua_pop(L, 2);
-  peri__class_publish(L, d->classes);
-}
-
-/* Whether the value on top is a class entry. */
-static bool is_entry(decoder *d)
-{
-  lua_State *L = d->L;
-  if (!lua_istable(L, -1))
-    return false;
-  if (!lua_isnil(L, d->late)) {
-    lua_pushvalue(L, -1);
-    bool late = lua_rawget(L, d->late) == LUA_TBOOLEAN;
-    lua_pop(L, 1);
-    if (late)
-      return true;
-  }
-  if (lua_rawgeti(L, -1, CLASS_NAME) != LUA_TSTRING) {
-    lua_pop(L, 1);
-    return false;
-  }
-  find_class(d);
-  bool found = lua_rawequal(L, -1, -3);
-  lua_pop(L, 2);
-  return found;
-}
-
-static void set_error(decoder *d, int slot)
-{
-  lua_State *L = d->L;
-  if (!peri__error_class_name(L, d->rt, -1))
-    damaged(d, "an error's class is none");
-  lua_pop(L, 1);
-  lua_setmetatable(L, slot);
-}
-
-/* The traceback on top (popped) is that of the error at slot. */
-static void set_trace(decoder *d, int slot)
-{
-  lua_State *L = d->L;
-  if (lua_type(L, -1) == LUA_TSTRING)
-    peri__trace_label(L, d->rt, slot, lua_tostring(L, -1));
-  lua_pop(L, 1);
-}
-
-/* The class on top (popped) is that of the table at slot. */
-static void set_class(decoder *d, int slot)
-{
-  lua_State *L = d->L;
-  if (!is_entry(d))
-    damaged(d, "an object's class is none");
-  if (lua_rawgeti(L, -1, CLASS_PACK) != LUA_TNIL)
-    damaged(d, "an object is not as its class sends it");
-  if (lua_rawgeti(L, -2, CLASS_METATABLE) == LUA_TNIL) {
-    lua_Integer n = (lua_Integer)lua_rawlen(L, d->late);
-    lua_pushvalue(L, slot);
-    lua_rawseti(L, d->late, n + 1);
-    lua_pushvalue(L, -3);
-    lua_rawseti(L, d->late, n + 2);
-    lua_pop(L, 3);
-    return;
-  }
-  lua_setmetatable(L, slot);
-  lua_pop(L, 2);
-}
-
-/* Objects that came before their class was complete. */
-static void set_late_classes(decoder *d)
-{
-  lua_State *L = d->L;
-  lua_Integer n = (lua_Integer)lua_rawlen(L, d->late);
-  for (lua_Integer i = 1; i < n; i += 2) {
-    lua_rawgeti(L, d->late, i);
-    lua_rawgeti(L, d->late, i + 1);
-    lua_rawgeti(L, -1, CLASS_METATABLE);
-    lua_setmetatable(L, -3);
-    lua_pop(L, 2);
-  }
-}
-
-/* Replaces the class on top by its unpack. */
-static void set_unpack(decoder *d)
-{
-  lua_State *L = d->L;
-  if (!is_entry(d) || lua_rawgeti(L, -1, CLASS_UNPACK) != LUA_TFUNCTION)
-    damaged(d, "an object's class does not unpack it");
-  lua_replace(L, -2);
-}
-
-/* Returns whether it is complete. */
-static bool open_error_class(decoder *d)
-{
-  lua_State *L = d->L;
-  uint32_t id = give_number(d);
-  const char *name = get_string(d);
-  bool brought = get_byte(d) != 0;
-  if (brought) {
-    peri__frame *frame = open_frame(d, FRAME_ERROR_CLASS, lua_gettop(L));
-    frame->phase = PHASE_CLASS;
-    frame->id = id;
-    return false;
-  }
-  lua_pushvalue(L, -1);
-  if (!peri__error_class_find(L, d->rt))
-    peri__throw(L, d->rt, PERI_ERR_RUNTIME,
-                "error class '%s' is not known in the state that reads it",
-                name);
-  lua_replace(L, -2);
-  set_object(d, id);
-  return true;
-}
-
-/* The name and base of an error class are on top; the class takes their place.
- */
-static void set_error_class(decoder *d, peri__frame *frame)
-{
-  lua_State *L = d->L;
-  lua_pushvalue(L, -2);
-  frame->known = peri__error_class_find(L, d->rt);
-  if (!frame->known) {
-    lua_pop(L, 1);
-    if (!d->trusted)
-      distrust(d, "it brings an error class along");
-    if (!peri__error_class_name(L, d->rt, -1))
-      damaged(d, "an error class has no base");
-    lua_pop(L, 1);
-    lua_pushvalue(L, -2);
-    peri__error_class_extend(L);
-    lua_replace(L, -2);
-  } else {
-    lua_replace(L, -3);
-    lua_pop(L, 1);
-  }
-  set_object(d, frame->id);
-  frame->count = (uint32_t)check_count(d, get_u32(d));
-  frame->phase = PHASE_KEY;
+  peri__set_object(d, id);
 }
 
 /* -- Values ------------------------------------------------------------------
@@ -543,7 +318,7 @@ static bool get_value(decoder *d)
     return true;
   case TAG_LONG_STRING:
     push_bytes(d, check_count(d, get_varint(d)));
-    set_object(d, give_number(d));
+    peri__set_object(d, peri__give_number(d));
     return true;
   case TAG_REF:
     push_object(d);
@@ -561,18 +336,28 @@ static bool get_value(decoder *d)
   case TAG_FUNCTION:
     open_function(d);
     return false;
+  case TAG_CHUNK:
+    open_chunk(d);
+    return false;
+  case TAG_PLAIN:
+    get_plain(d);
+    return true;
   case TAG_NAME:
     get_name(d);
     return true;
   case TAG_CLASS:
-    return open_class(d);
+    return peri__get_class(d);
   case TAG_ERROR_CLASS:
-    return open_error_class(d);
+    return peri__get_error_class(d);
+  case TAG_REFERENCE:
+  case TAG_LOOP:
+    peri__get_handle(d, tag);
+    return true;
   case TAG_GLOBALS:
     lua_pushglobaltable(L);
     return true;
   default:
-    damaged(d, "an unknown tag");
+    peri__damaged(d, "an unknown tag");
     return false;
   }
 }
@@ -580,30 +365,61 @@ static bool get_value(decoder *d)
 /* -- Filling containers ------------------------------------------------------
  */
 
-/* The upvalue that comes next is a place of its own, or one that a function
- * before has. Returns whether it is the former: a value comes. */
-static bool get_place(decoder *d, peri__frame *frame)
+/* The function's next upvalue is a new place. */
+static void give_place(decoder *d, const peri__frame *frame)
 {
   lua_State *L = d->L;
-  if (left(d) == 0 || *d->at != TAG_SHARED) {
-    lua_Integer place = 2 * (lua_Integer)++d->upvalues;
-    need_table(d, d->places);
-    lua_pushvalue(L, frame->slot);
-    lua_rawseti(L, d->places, place - 1);
-    lua_pushinteger(L, frame->next + 1);
-    lua_rawseti(L, d->places, place);
-    return true;
+  uint32_t number = ++d->upvalues;
+  int index = (int)frame->next + 1;
+  if (number <= FEW) {
+    d->first_places[number - 1].object = frame->id;
+    d->first_places[number - 1].index = index;
+    return;
   }
-  d->at++;
+  peri__need_table(d, d->places);
+  lua_pushinteger(L, frame->id);
+  lua_rawseti(L, d->places, 2 * (lua_Integer)number - 1);
+  lua_pushinteger(L, index);
+  lua_rawseti(L, d->places, 2 * (lua_Integer)number);
+}
+
+/* Its next upvalue is a place that a function before it has. */
+static void share_place(decoder *d, peri__frame *frame)
+{
+  lua_State *L = d->L;
   uint64_t number = get_varint(d);
+  uint32_t object;
+  int index;
   if (number == 0 || number > d->upvalues)
-    damaged(d, "a shared upvalue is none");
-  lua_rawgeti(L, d->places, 2 * (lua_Integer)number - 1);
-  lua_rawgeti(L, d->places, 2 * (lua_Integer)number);
-  int index = (int)lua_tointeger(L, -1);
-  lua_upvaluejoin(L, frame->slot, (int)++frame->next, -2, index);
-  lua_pop(L, 2);
-  return false;
+    peri__damaged(d, "a shared upvalue is none");
+  if (number <= FEW) {
+    object = d->first_places[number - 1].object;
+    index = d->first_places[number - 1].index;
+  } else {
+    lua_rawgeti(L, d->places, 2 * (lua_Integer)number - 1);
+    lua_rawgeti(L, d->places, 2 * (lua_Integer)number);
+    object = (uint32_t)lua_tointeger(L, -2);
+    index = (int)lua_tointeger(L, -1);
+    lua_pop(L, 2);
+  }
+  get_object(d, object);
+  lua_upvaluejoin(L, frame->slot, (int)++frame->next, -1, index);
+  lua_pop(L, 1);
+}
+
+/* What comes next is the function's next upvalue. Returns whether it is the
+ * value of one. */
+static bool get_place(decoder *d, peri__frame *frame)
+{
+  int tag = left(d) > 0 ? *d->at : TAG_NIL;
+  if (tag == TAG_SHARED) {
+    d->at++;
+    share_place(d, frame);
+    return false;
+  }
+  if (tag != TAG_GLOBALS)
+    give_place(d, frame);
+  return true;
 }
 
 static bool is_complete(decoder *d, peri__frame *frame)
@@ -637,9 +453,9 @@ static bool complete(decoder *d)
   d->frames.depth--;
   if (frame->kind == FRAME_PACKED) {
     lua_call(L, (int)frame->last, 1);
-    set_object(d, frame->id);
+    peri__set_object(d, frame->id);
   } else if (frame->kind == FRAME_CLASS && !frame->known) {
-    publish_class(d, frame->id);
+    peri__publish_class(d, frame->id);
   }
   return true;
 }
@@ -649,7 +465,7 @@ static void set_pair(decoder *d, peri__frame *frame)
   lua_State *L = d->L;
   if (frame->phase == PHASE_KEY) {
     if (lua_isnil(L, -1) || lua_tonumber(L, -1) != lua_tonumber(L, -1))
-      damaged(d, "a key is none");
+      peri__damaged(d, "a key is none");
     frame->phase = PHASE_VALUE;
     return;
   }
@@ -666,15 +482,15 @@ static void deliver_to_table(decoder *d, peri__frame *frame)
   switch (frame->phase) {
   case PHASE_CLASS:
     if (frame->is_error) {
-      set_error(d, frame->slot);
+      peri__set_error(d, frame->slot);
       frame->phase = PHASE_TRACE;
       break;
     }
-    set_class(d, frame->slot);
+    peri__set_class(d, frame->slot);
     get_header(d, frame);
     break;
   case PHASE_TRACE:
-    set_trace(d, frame->slot);
+    peri__set_trace(d, frame->slot);
     get_header(d, frame);
     break;
   case PHASE_ITEMS:
@@ -691,10 +507,10 @@ static void deliver_to_packed(decoder *d, peri__frame *frame)
     frame->next++;
     return;
   }
-  set_unpack(d);
+  peri__set_unpack(d);
   uint64_t n = get_varint(d);
   if (n > MAX_PACKED)
-    damaged(d, "an object has too many values");
+    peri__damaged(d, "an object has too many values");
   peri__check_stack(d->L, MAX_PACKED);
   frame->last = (lua_Integer)n;
   frame->phase = PHASE_ITEMS;
@@ -724,10 +540,39 @@ static void deliver(decoder *d)
     break;
   default:
     if (frame->phase == PHASE_CLASS)
-      set_error_class(d, frame);
+      peri__set_error_class(d, frame);
     else
       set_pair(d, frame);
   }
+}
+
+/* As get_value, for the innermost container; what can be given to it at once,
+ * is. */
+static bool get_part(decoder *d)
+{
+  lua_State *L = d->L;
+  peri__frame *frame = peri__frames_top(&d->frames);
+  if (frame->kind != FRAME_TABLE)
+    return get_value(d);
+  if (frame->phase == PHASE_ITEMS) {
+    while (get_value(d)) {
+      if (frame->next + 1 == frame->last)
+        return true;
+      lua_rawseti(L, frame->slot, ++frame->next);
+    }
+    return false;
+  }
+  while (get_value(d)) {
+    if (frame->phase != PHASE_KEY)
+      return true;
+    set_pair(d, frame);
+    if (!get_value(d))
+      return false;
+    if (frame->count == 1)
+      return true;
+    set_pair(d, frame);
+  }
+  return false;
 }
 
 /* Pushes the next value of the message. */
@@ -737,40 +582,83 @@ static void get_root(decoder *d)
   while (d->frames.depth > 0) {
     if (ready)
       deliver(d);
-    ready = complete(d) || get_value(d);
+    ready = complete(d) || get_part(d);
   }
 }
 
-int peri__decode(lua_State *L, peri_runtime *rt, const char *data,
-                 size_t length, bool trusted)
+/* Pushes n values, if none of them has parts but for functions that are shared:
+ * then nothing needs a place on the Lua stack. Else it pushes and reads nothing. */
+static bool get_simple(decoder *d, size_t n)
 {
+  const char *start = d->at;
+  int top = lua_gettop(d->L);
+  for (size_t i = 0; i < n; i++) {
+    int tag = get_byte(d);
+    if (tag == TAG_PLAIN) {
+      if (!peri__code_load_plain(d->L, d->rt, get_chunk(d)))
+        peri__damaged(d, lua_tostring(d->L, -1));
+    } else if (tag >= TAG_SMALL_INTEGER || tag <= TAG_STRING) {
+      d->at--;
+      get_value(d);
+    } else {
+      lua_settop(d->L, top);
+      d->at = start;
+      return false;
+    }
+  }
+  return true;
+}
+
+static void make_places(decoder *d)
+{
+  int top = lua_gettop(d->L);
+  lua_settop(d->L, top + 5 + FEW);
+  d->objects = top + 1;
+  d->places = top + 2;
+  d->late = top + 3;
+  d->classes = top + 4;
+  d->kept = top + 5;
+  d->has_classes = false;
+  d->given = d->upvalues = 0;
+  d->budget = left(d);
+  peri__frames_init(&d->frames, top + 5);
+}
+
+/* Pushes n values above the places, and moves them down. */
+static void get_all(decoder *d, int n)
+{
+  lua_State *L = d->L;
   int top = lua_gettop(L);
-  decoder d = {.L = L,
-               .rt = rt,
-               .at = data,
-               .end = data + length,
-               .trusted = trusted,
-               .budget = length,
-               .objects = top + 1,
-               .places = top + 2,
-               .late = top + 3,
-               .classes = top + 4};
-  peri__check_stack(L, LUA_MINSTACK);
-  lua_settop(L, top + 5);
-  peri__frames_init(&d.frames, top + 5);
+  make_places(d);
+  for (int i = 0; i < n; i++)
+    get_root(d);
+  if (!lua_isnil(L, d->late))
+    peri__set_late_classes(d);
+  for (int i = 1; i <= n; i++)
+    lua_copy(L, d->kept + FEW + i, top + i);
+  lua_settop(L, top + n);
+}
+
+int peri__decode(lua_State *L, peri_runtime *rt, const peri__message *message,
+                 peri__peer *peer)
+{
+  decoder d;
+  d.L = L;
+  d.rt = rt;
+  d.message = message;
+  d.peer = peer;
+  d.at = message->bytes.data;
+  d.end = d.at + message->bytes.length;
+  d.trusted = peer != NULL && peer->trusted;
   if (get_byte(&d) != WIRE_VERSION)
-    damaged(&d, "it is of another version");
+    peri__damaged(&d, "it is of another version");
   size_t n = check_count(&d, get_varint(&d));
-  if (n > INT_MAX - LUA_MINSTACK)
-    damaged(&d, "too many values");
-  peri__check_stack(L, (int)n + LUA_MINSTACK);
-  for (size_t i = 0; i < n; i++)
-    get_root(&d);
+  if (n > INT_MAX - LUA_MINSTACK - FEW)
+    peri__damaged(&d, "too many values");
+  peri__check_stack(L, (int)n + FEW + LUA_MINSTACK);
+  if (!get_simple(&d, n))
+    get_all(&d, (int)n);
   if (d.at != d.end)
-    damaged(&d, "bytes are left over");
-  if (!lua_isnil(L, d.late))
-    set_late_classes(&d);
-  lua_rotate(L, top + 1, (int)n);
-  lua_settop(L, top + (int)n);
+    peri__damaged(&d, "bytes are left over");
   return (int)n;
 }

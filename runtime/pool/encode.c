@@ -4,7 +4,7 @@
  *
  * While a container is open, the Lua stack holds it and, above it, what it is
  * busy with:
- *   table         [table] items; then [table] [key] ([value]) pairs
+ *   table         [table] [key] ([value])
  *   function      [function]
  *   packed        [object] [value 1] .. [value n]
  *   class         [entry]
@@ -12,102 +12,10 @@
  * put_value takes the value on top of the stack: it writes and pops it, or
  * opens a frame for it and leaves it there until step has written all of it.
  */
-#include <string.h>
+#include "io/io.h"
+#include "pool/handles.h"
 
-#include "pool/wire.h"
-
-typedef struct encoder {
-  lua_State *L;
-  peri_runtime *rt;
-  peri__buffer *out;
-  peri__frames frames;
-  peri__message_kind kind;
-  int root; /* the value of the message that is being written, from 1 */
-  uint32_t objects, upvalues; /* numbers given so far */
-  bool scanned;               /* the names are those of now */
-  int seen; /* Places on the Lua stack, nil until needed: what was sent,
-               to its object number (negative while it is being packed);
-               an upvalue's address to its number; an object number to the
-               string, so that it stays where it is. */
-  int names, classes;
-} encoder;
-
-/* -- Bytes ----------------------------------------------------------------- */
-
-static char *extend(encoder *e, size_t n)
-{
-  peri__buffer *out = e->out;
-  if (out->capacity - out->length < n && peri__buffer_reserve(out, n) < 0)
-    luaL_error(e->L, "not enough memory");
-  char *at = out->data + out->length;
-  out->length += n;
-  return at;
-}
-
-static void put_byte(encoder *e, int byte)
-{
-  *extend(e, 1) = (char)byte;
-}
-
-static void put_varint(encoder *e, uint64_t n)
-{
-  for (; n >= 0x80; n >>= 7)
-    put_byte(e, (int)(n & 0x7f) | 0x80);
-  put_byte(e, (int)n);
-}
-
-static void put_integer(encoder *e, lua_Integer n)
-{
-  if (n >= 0 && n < SMALL_INTEGERS) {
-    put_byte(e, TAG_SMALL_INTEGER | (int)n);
-    return;
-  }
-  put_byte(e, TAG_INTEGER);
-  put_varint(e, ((uint64_t)n << 1) ^ (n < 0 ? UINT64_MAX : 0));
-}
-
-static void put_float(encoder *e, lua_Number n)
-{
-  put_byte(e, TAG_FLOAT);
-  memcpy(extend(e, sizeof n), &n, sizeof n);
-}
-
-static void put_bytes(encoder *e, const char *s, size_t length)
-{
-  put_varint(e, length);
-  if (length > 0)
-    memcpy(extend(e, length), s, length);
-}
-
-static void put_short_string(encoder *e, const char *s, size_t length)
-{
-  if (length < SHORT_STRINGS) {
-    char *at = extend(e, length + 1);
-    *at = (char)(TAG_SHORT_STRING | length);
-    memcpy(at + 1, s, length);
-    return;
-  }
-  put_byte(e, TAG_STRING);
-  put_bytes(e, s, length);
-}
-
-/* Room for a count that is known later; returns where. */
-static size_t put_count(encoder *e)
-{
-  memset(extend(e, sizeof(uint32_t)), 0, sizeof(uint32_t));
-  return e->out->length - sizeof(uint32_t);
-}
-
-static void set_count(encoder *e, size_t at, size_t count)
-{
-  uint32_t n = (uint32_t)count;
-  if (n != count)
-    luaL_error(e->L, "too large for a message");
-  memcpy(e->out->data + at, &n, sizeof n);
-}
-
-/* Raises the TypeError for the value that is being written. */
-static int refuse(encoder *e, const char *format, ...)
+int peri__refuse(encoder *e, const char *format, ...)
 {
   va_list arguments;
   peri__check_stack(e->L, LUA_MINSTACK);
@@ -122,44 +30,88 @@ static int refuse(encoder *e, const char *format, ...)
 /* -- What was sent before, and what goes by name -----------------------------
  */
 
-/* Gives the value on top the next object number. */
-static uint32_t mark(encoder *e)
+int peri__seen(encoder *e)
 {
-  lua_State *L = e->L;
-  if (lua_isnil(L, e->seen)) {
-    lua_newtable(L);
-    lua_replace(L, e->seen);
+  if (!lua_istable(e->L, e->seen)) {
+    lua_newtable(e->L);
+    lua_replace(e->L, e->seen);
   }
-  lua_pushvalue(L, -1);
-  lua_pushinteger(L, ++e->objects);
-  lua_rawset(L, e->seen);
-  return e->objects;
+  return e->seen;
 }
 
-/* Writes a REF for the value on top and pops it, if it was sent before. */
-static bool put_again(encoder *e)
+uint32_t peri__mark(encoder *e)
 {
   lua_State *L = e->L;
-  if (!lua_istable(L, e->seen))
-    return false;
+  uint32_t id = ++e->objects;
+  bool light = lua_islightuserdata(L, -1); /* its address is not its own */
+  if (id <= FEW) {
+    e->first_objects[id - 1] = light ? NULL : lua_topointer(L, -1);
+    lua_copy(L, -1, e->kept + (int)id);
+    return id;
+  }
+  if (light)
+    return id;
+  peri__seen(e);
+  if (lua_type(L, -1) == LUA_TSTRING) { /* by address: Lua would hash all */
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, e->seen, id);
+    lua_pushinteger(L, id);
+    lua_rawsetp(L, e->seen, lua_topointer(L, -2));
+    return id;
+  }
   lua_pushvalue(L, -1);
-  bool found = lua_rawget(L, e->seen) == LUA_TNUMBER;
-  lua_Integer id = lua_tointeger(L, -1);
+  lua_pushinteger(L, id);
+  lua_rawset(L, e->seen);
+  return id;
+}
+
+/* The number of the value on top; 0: it has none. */
+static uint32_t number_of(encoder *e)
+{
+  lua_State *L = e->L;
+  const void *address = lua_topointer(L, -1);
+  uint32_t few = e->objects < FEW ? e->objects : FEW;
+  for (uint32_t i = 0; i < few; i++)
+    if (e->first_objects[i] == address)
+      return i + 1;
+  if (e->objects <= FEW || !lua_istable(L, e->seen))
+    return 0;
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    lua_rawgetp(L, e->seen, address);
+  } else {
+    lua_pushvalue(L, -1);
+    lua_rawget(L, e->seen);
+  }
+  uint32_t id = (uint32_t)lua_tointeger(L, -1);
   lua_pop(L, 1);
-  if (!found)
+  return id;
+}
+
+static bool is_being_packed(encoder *e, uint32_t id)
+{
+  for (int i = 0; i < e->frames.depth; i++)
+    if (e->frames.v[i].kind == FRAME_PACKED && e->frames.v[i].id == id)
+      return true;
+  return false;
+}
+
+bool peri__put_again(encoder *e)
+{
+  uint32_t id = number_of(e);
+  if (id == 0)
     return false;
-  if (id < 0)
-    refuse(e, "it is part of what its own pack returned");
+  if (e->packing > 0 && is_being_packed(e, id))
+    peri__refuse(e, "it is part of what its own pack returned");
   put_byte(e, TAG_REF);
-  put_varint(e, (uint64_t)id);
-  lua_pop(L, 1);
+  put_varint(e, id);
+  lua_pop(e->L, 1);
   return true;
 }
 
 static int names(encoder *e)
 {
   if (!lua_istable(e->L, e->names)) {
-    peri__names_push(e->L);
+    peri__names_push(e->L, e->rt);
     lua_replace(e->L, e->names);
   }
   return e->names;
@@ -174,81 +126,83 @@ static int classes(encoder *e)
   return e->classes;
 }
 
-/* Pushes what the names say of the value on top: bytes, false or nil. */
-static int name_type(encoder *e)
-{
-  lua_pushvalue(e->L, -1);
-  return lua_rawget(e->L, names(e));
-}
-
-/* Writes the name of the value on top and pops it, if it has one. */
-static bool put_name(encoder *e)
+int peri__push_known(encoder *e)
 {
   lua_State *L = e->L;
-  int type = name_type(e);
-  if (type == LUA_TNIL && !e->scanned) {
-    lua_pop(L, 1);
-    peri__names_scan(L, e->names);
-    e->scanned = true;
-    type = name_type(e);
-  }
-  if (type != LUA_TSTRING) {
-    lua_pop(L, 1);
-    return false;
-  }
+  lua_pushvalue(L, -1);
+  int type = lua_rawget(L, names(e));
+  if (type != LUA_TNIL || e->scanned || peri__names_are_current(e->rt))
+    return type;
+  lua_pop(L, 1);
+  peri__names_scan(L, e->rt, e->names);
+  e->scanned = true;
+  lua_pushvalue(L, -1);
+  return lua_rawget(L, e->names);
+}
+
+void peri__put_known(encoder *e)
+{
   size_t length;
-  const char *bytes = lua_tolstring(L, -1, &length);
+  const char *bytes = lua_tolstring(e->L, -1, &length);
   memcpy(extend(e, length), bytes, length);
-  lua_pop(L, 1);
-  mark(e);
-  lua_pop(L, 1);
-  return true;
+  lua_pop(e->L, 1);
+  peri__mark(e);
+  lua_pop(e->L, 1);
+}
+
+bool peri__put_name(encoder *e)
+{
+  if (peri__push_known(e) == LUA_TSTRING) {
+    peri__put_known(e);
+    return true;
+  }
+  lua_pop(e->L, 1);
+  return false;
 }
 
 /* -- Values ------------------------------------------------------------------
  */
 
-/* Opens a frame for the value on top. */
-static peri__frame *open_frame(encoder *e, peri__frame_kind kind)
+peri__frame *peri__open_frame(encoder *e, peri__frame_kind kind)
 {
   peri__frame *frame = peri__frames_push(e->L, &e->frames);
   if (frame == NULL)
-    refuse(e, "nested too deeply");
+    peri__refuse(e, "nested too deeply");
   frame->kind = (uint8_t)kind;
   frame->slot = lua_gettop(e->L);
   return frame;
 }
 
-static void put_string(encoder *e)
+/* Writes the string at idx, if it is short. */
+static bool put_string(encoder *e, int idx)
 {
-  lua_State *L = e->L;
   size_t length;
-  const char *s = lua_tolstring(L, -1, &length);
-  if (length < LONG_STRING) {
-    put_short_string(e, s, length);
-    lua_pop(L, 1);
+  const char *s = lua_tolstring(e->L, idx, &length);
+  if (length >= LONG_STRING)
+    return false;
+  put_short_string(e, s, length);
+  return true;
+}
+
+static void put_long_string(encoder *e)
+{
+  size_t length;
+  const char *s = lua_tolstring(e->L, -1, &length);
+  if (peri__put_again(e))
     return;
-  }
-  /* Known by address: Lua would hash all of it. */
-  lua_pushlightuserdata(L, (void *)lua_topointer(L, -1));
-  if (put_again(e)) {
-    lua_pop(L, 1);
-    return;
-  }
-  uint32_t id = mark(e);
-  lua_pop(L, 1);
-  put_byte(e, TAG_LONG_STRING);
-  put_bytes(e, s, length);
-  lua_rawseti(L, e->seen, id);
+  peri__mark(e);
+  put_tagged(e, TAG_LONG_STRING, length);
+  memcpy(extend(e, length), s, length);
+  lua_pop(e->L, 1);
 }
 
 /* The counts of a table, whose frame is on top; its items are next. */
 static void open_items(encoder *e, peri__frame *frame)
 {
-  frame->last = (lua_Integer)lua_rawlen(e->L, frame->slot);
   frame->phase = PHASE_ITEMS;
-  put_varint(e, (uint64_t)frame->last);
   frame->count_at = put_count(e);
+  put_count(e);
+  lua_pushnil(e->L); /* the key before the first one */
 }
 
 /* Pushes what says how the object at idx is sent, its class entry or its error
@@ -272,7 +226,7 @@ static int refuse_object(encoder *e)
 {
   bool named = luaL_getmetafield(e->L, -1, "__name") == LUA_TSTRING;
   const char *name = named ? lua_tostring(e->L, -1) : "table with a metatable";
-  return refuse(e, "%s (its class is not registered)", name);
+  return peri__refuse(e, "%s (its class is not registered)", name);
 }
 
 /* The object on top has a metatable. */
@@ -284,14 +238,10 @@ static void put_object(encoder *e)
   bool is_error = lua_rawgeti(L, -1, CLASS_NAME) == LUA_TNIL;
   bool packs = lua_rawgeti(L, -2, CLASS_PACK) != LUA_TNIL;
   lua_pop(L, 3);
-  uint32_t id = mark(e);
+  uint32_t id = peri__mark(e);
   put_byte(e, is_error ? TAG_ERROR : packs ? TAG_PACKED : TAG_OBJECT);
-  if (packs) {
-    lua_pushvalue(L, -1);
-    lua_pushinteger(L, -(lua_Integer)id);
-    lua_rawset(L, e->seen);
-  }
-  peri__frame *frame = open_frame(e, packs ? FRAME_PACKED : FRAME_TABLE);
+  e->packing += packs;
+  peri__frame *frame = peri__open_frame(e, packs ? FRAME_PACKED : FRAME_TABLE);
   frame->phase = PHASE_CLASS;
   frame->is_error = is_error;
   frame->id = id;
@@ -305,7 +255,7 @@ static void put_error_class(encoder *e)
   const char *name = lua_tolstring(L, -1, &length);
   bool own = peri__error_class_is_own(L, -2);
   lua_insert(L, -2);
-  mark(e);
+  peri__mark(e);
   put_byte(e, TAG_ERROR_CLASS);
   put_short_string(e, name, length);
   put_byte(e, !own);
@@ -313,7 +263,7 @@ static void put_error_class(encoder *e)
   if (own)
     lua_pop(L, 1);
   else
-    open_frame(e, FRAME_ERROR_CLASS)->phase = PHASE_CLASS;
+    peri__open_frame(e, FRAME_ERROR_CLASS)->phase = PHASE_CLASS;
 }
 
 static bool is_error_class(encoder *e)
@@ -327,7 +277,7 @@ static bool is_error_class(encoder *e)
 static void put_table(encoder *e)
 {
   lua_State *L = e->L;
-  if (put_again(e))
+  if (peri__put_again(e))
     return;
   bool meta = lua_getmetatable(L, -1);
   if (meta)
@@ -335,23 +285,36 @@ static void put_table(encoder *e)
   bool error_class = meta && is_error_class(e);
   if (error_class && peri__error_class_is_own(L, -1)) {
     put_error_class(e);
-  } else if (put_name(e)) {
+  } else if (peri__put_name(e)) {
     return;
   } else if (error_class) {
     put_error_class(e);
   } else if (meta) {
     put_object(e);
   } else {
-    mark(e);
+    peri__mark(e);
     put_byte(e, TAG_TABLE);
-    open_items(e, open_frame(e, FRAME_TABLE));
+    open_items(e, peri__open_frame(e, FRAME_TABLE));
   }
+}
+
+/* What the stream on top is; NULL: it is none. */
+static const char *stream_kind(lua_State *L)
+{
+  static const char *const kinds[] = {[PERI_STREAM_TCP] = "tcp stream",
+                                      [PERI_STREAM_PIPE] = "pipe stream",
+                                      [PERI_STREAM_TTY] = "tty stream"};
+  const peri_stream_box *box = lua_touserdata(L, -1);
+  if (lua_rawlen(L, -1) < sizeof *box || box->mark != &peri__stream_mark ||
+      box->stream == NULL)
+    return NULL;
+  return kinds[box->stream->kind];
 }
 
 static void put_userdata(encoder *e)
 {
   lua_State *L = e->L;
-  if (put_again(e) || put_name(e))
+  if (peri__put_again(e) || peri__put_handle(e) || peri__put_name(e))
     return;
   bool known = push_class(e, -1);
   if (known && lua_rawgeti(L, -1, CLASS_PACK) != LUA_TNIL) {
@@ -360,97 +323,71 @@ static void put_userdata(encoder *e)
     return;
   }
   lua_pop(L, known ? 2 : 0);
-  bool named = luaL_getmetafield(L, -1, "__name") == LUA_TSTRING;
-  refuse(e, "%s", named ? lua_tostring(L, -1) : "userdata");
+  const char *name = stream_kind(L);
+  if (name == NULL && luaL_getmetafield(L, -1, "__name") == LUA_TSTRING)
+    name = lua_tostring(L, -1);
+  peri__refuse(e, "%s", name ? name : "userdata");
 }
 
-static int write_code(lua_State *L, const void *code, size_t size, void *ud)
-{
-  peri__buffer *out = ud;
-  (void)L;
-  if (peri__buffer_reserve(out, size) < 0)
-    return 1;
-  memcpy(out->data + out->length, code, size);
-  out->length += size;
-  return 0;
-}
-
-static void put_code(encoder *e)
+/* Writes the value at idx, of this type, if it has no parts. */
+static inline bool put_simple(encoder *e, int idx, int type)
 {
   lua_State *L = e->L;
-  lua_Debug ar;
-  mark(e);
-  put_byte(e, TAG_FUNCTION);
-  size_t at = put_count(e), start = e->out->length;
-  if (lua_dump(L, write_code, e->out, 0) != 0)
-    luaL_error(L, "not enough memory");
-  set_count(e, at, e->out->length - start);
-  lua_pushvalue(L, -1);
-  lua_getinfo(L, ">u", &ar);
-  put_varint(e, ar.nups);
-  open_frame(e, FRAME_FUNCTION)->last = ar.nups;
-}
-
-static void put_function(encoder *e)
-{
-  lua_State *L = e->L;
-  if (put_again(e) || put_name(e))
-    return;
-  if (!lua_iscfunction(L, -1)) {
-    lua_pushvalue(L, -1);
-    lua_pushboolean(L, 0);
-    lua_rawset(L, e->names);
-    put_code(e);
-    return;
+  switch (type) {
+  case LUA_TNIL:
+    put_byte(e, TAG_NIL);
+    return true;
+  case LUA_TBOOLEAN:
+    put_byte(e, lua_toboolean(L, idx) ? TAG_TRUE : TAG_FALSE);
+    return true;
+  case LUA_TNUMBER:
+    if (lua_isinteger(L, idx))
+      put_integer(e, lua_tointeger(L, idx));
+    else
+      put_float(e, lua_tonumber(L, idx));
+    return true;
+  case LUA_TSTRING:
+    return put_string(e, idx);
+  default:
+    return false;
   }
-  if (!peri__names_search(L, e->names))
-    refuse(e, "C function");
-  put_name(e);
 }
 
 static void put_value(encoder *e)
 {
   lua_State *L = e->L;
-  switch (lua_type(L, -1)) {
-  case LUA_TNIL:
-    put_byte(e, TAG_NIL);
-    break;
-  case LUA_TBOOLEAN:
-    put_byte(e, lua_toboolean(L, -1) ? TAG_TRUE : TAG_FALSE);
-    break;
-  case LUA_TNUMBER:
-    if (lua_isinteger(L, -1))
-      put_integer(e, lua_tointeger(L, -1));
-    else
-      put_float(e, lua_tonumber(L, -1));
-    break;
+  int type = lua_type(L, -1);
+  if (put_simple(e, -1, type)) {
+    lua_pop(L, 1);
+    return;
+  }
+  switch (type) {
   case LUA_TSTRING:
-    put_string(e);
+    put_long_string(e);
     return;
   case LUA_TTABLE:
     put_table(e);
     return;
   case LUA_TFUNCTION:
-    put_function(e);
+    peri__put_function(e);
     return;
   case LUA_TUSERDATA:
     put_userdata(e);
     return;
   case LUA_TLIGHTUSERDATA:
-    if (put_name(e))
+    if (peri__put_name(e))
       return;
-    refuse(e, "light userdata");
+    peri__refuse(e, "light userdata");
     return;
   default:
-    refuse(e, "coroutine");
+    peri__refuse(e, "coroutine");
   }
-  lua_pop(L, 1);
 }
 
 /* -- Containers: each step writes what it can until a value opens a frame
  * ------ */
 
-static void close_frame(encoder *e, const peri__frame *frame)
+void peri__close_frame(encoder *e, const peri__frame *frame)
 {
   lua_settop(e->L, frame->slot - 1);
   e->frames.depth--;
@@ -468,11 +405,11 @@ static void put_class(encoder *e)
   size_t length;
   const char *name = lua_tolstring(L, -1, &length);
   lua_insert(L, -2);
-  if (put_again(e)) {
+  if (peri__put_again(e)) {
     lua_pop(L, 1);
     return;
   }
-  mark(e);
+  peri__mark(e);
   put_byte(e, TAG_CLASS);
   put_short_string(e, name, length);
   lua_remove(L, -2);
@@ -482,12 +419,15 @@ static void put_class(encoder *e)
   put_byte(e, !known);
   lua_pop(L, known ? 2 : 1);
   if (!known)
-    open_frame(e, FRAME_CLASS)->next = CLASS_NAME;
+    peri__open_frame(e, FRAME_CLASS)->next = CLASS_NAME;
 }
 
-/* True if the frame of the value just written is open now. */
-static bool put_child(encoder *e)
+bool peri__put_child(encoder *e)
 {
+  if (put_simple(e, -1, lua_type(e->L, -1))) {
+    lua_pop(e->L, 1);
+    return false;
+  }
   int depth = e->frames.depth;
   put_value(e);
   return e->frames.depth != depth;
@@ -517,38 +457,62 @@ static bool is_passed_over(lua_State *L, const peri__frame *frame)
   if (frame->kind == FRAME_ERROR_CLASS)
     return is_inherited(L, frame);
   /* An error's private field: put_trace has told it. */
-  if (frame->is_error && lua_islightuserdata(L, -2))
-    return true;
-  if (!lua_isinteger(L, -2))
-    return false;
-  lua_Integer i = lua_tointeger(L, -2);
-  return i >= 1 && i <= frame->last;
+  return frame->is_error && lua_islightuserdata(L, -2);
 }
 
-/* The key is on top, nil before the first one. */
-static void step_pairs(encoder *e, peri__frame *frame)
+/* Whether the value on top is the next item. Items are what lua_next gives first,
+ * as long as its keys are 1, 2, 3. */
+static bool is_item(lua_State *L, peri__frame *frame)
+{
+  if (frame->phase != PHASE_ITEMS)
+    return false;
+  if (lua_isinteger(L, -2) && lua_tointeger(L, -2) == frame->next + 1) {
+    frame->next++;
+    return true;
+  }
+  frame->phase = PHASE_KEY;
+  return false;
+}
+
+/* Writes the pair on top; true: the frame of its key or value is open. */
+static bool put_pair(encoder *e, peri__frame *frame)
 {
   lua_State *L = e->L;
-  for (;;) {
-    if (frame->phase == PHASE_KEY) {
-      if (!lua_next(L, frame->slot))
-        break;
-      if (is_passed_over(L, frame)) {
-        lua_pop(L, 1);
-        continue;
-      }
-      frame->count++;
-      frame->phase = PHASE_VALUE;
-      lua_pushvalue(L, -2);
-      if (put_child(e))
-        return;
-    }
-    frame->phase = PHASE_KEY;
-    if (put_child(e))
-      return;
+  if (is_passed_over(L, frame)) {
+    lua_pop(L, 1);
+    return false;
   }
-  set_count(e, frame->count_at, frame->count);
-  close_frame(e, frame);
+  frame->count++;
+  frame->phase = PHASE_VALUE;
+  lua_pushvalue(L, -2);
+  if (peri__put_child(e))
+    return true;
+  frame->phase = PHASE_KEY;
+  return peri__put_child(e);
+}
+
+/* The items and pairs of a table, the pairs of a class. The key is on top, nil
+ * before the first one. True: that was all. */
+static bool step_pairs(encoder *e, peri__frame *frame)
+{
+  if (frame->phase == PHASE_VALUE) {
+    frame->phase = PHASE_KEY;
+    if (peri__put_child(e))
+      return false;
+  }
+  while (lua_next(e->L, frame->slot)) {
+    bool open = is_item(e->L, frame) ? peri__put_child(e) : put_pair(e, frame);
+    if (open)
+      return false;
+  }
+  return true;
+}
+
+static void close_table(encoder *e, const peri__frame *frame)
+{
+  set_count(e, frame->count_at, (size_t)frame->next);
+  set_count(e, frame->count_at + sizeof(uint32_t), frame->count);
+  peri__close_frame(e, frame);
 }
 
 /* The traceback of an error, whose frames are of this state, as text. */
@@ -568,7 +532,6 @@ static void put_trace(encoder *e, const peri__frame *frame)
 
 static void step_table(encoder *e, peri__frame *frame)
 {
-  lua_State *L = e->L;
   switch (frame->phase) {
   case PHASE_CLASS:
     push_class(e, frame->slot);
@@ -580,44 +543,10 @@ static void step_table(encoder *e, peri__frame *frame)
       put_trace(e, frame);
     open_items(e, frame);
     return;
-  case PHASE_ITEMS:
-    while (frame->next < frame->last) {
-      lua_rawgeti(L, frame->slot, ++frame->next);
-      if (put_child(e))
-        return;
-    }
-    lua_pushnil(L);
-    frame->phase = PHASE_KEY;
-    return;
   default:
-    step_pairs(e, frame);
+    if (step_pairs(e, frame))
+      close_table(e, frame);
   }
-}
-
-static void step_function(encoder *e, peri__frame *frame)
-{
-  lua_State *L = e->L;
-  while (frame->next < frame->last) {
-    int i = (int)++frame->next;
-    const char *name = lua_getupvalue(L, frame->slot, i);
-    void *id = lua_upvalueid(L, frame->slot, i);
-    if (lua_rawgetp(L, e->seen, id) == LUA_TNUMBER) {
-      put_byte(e, TAG_SHARED);
-      put_varint(e, (uint64_t)lua_tointeger(L, -1));
-      lua_pop(L, 2);
-      continue;
-    }
-    lua_pushinteger(L, ++e->upvalues);
-    lua_rawsetp(L, e->seen, id);
-    lua_pop(L, 1);
-    if (name && strcmp(name, "_ENV") == 0) {
-      put_byte(e, TAG_GLOBALS);
-      lua_pop(L, 1);
-    } else if (put_child(e)) {
-      return;
-    }
-  }
-  close_frame(e, frame);
 }
 
 /* Calls pack; the values are left above the object. */
@@ -631,7 +560,7 @@ static void pack(encoder *e, peri__frame *frame)
   lua_call(L, 1, LUA_MULTRET);
   int n = lua_gettop(L) - frame->slot;
   if (n > MAX_PACKED)
-    refuse(e, "its pack returned more than %d values", MAX_PACKED);
+    peri__refuse(e, "its pack returned more than %d values", MAX_PACKED);
   peri__check_stack(L, LUA_MINSTACK);
   put_varint(e, (uint64_t)n);
   frame->last = n;
@@ -653,13 +582,11 @@ static void step_packed(encoder *e, peri__frame *frame)
   default:
     while (frame->next < frame->last) {
       lua_pushvalue(L, frame->slot + (int)++frame->next);
-      if (put_child(e))
+      if (peri__put_child(e))
         return;
     }
-    lua_pushvalue(L, frame->slot);
-    lua_pushinteger(L, frame->id);
-    lua_rawset(L, e->seen);
-    close_frame(e, frame);
+    e->packing--;
+    peri__close_frame(e, frame);
   }
 }
 
@@ -667,10 +594,10 @@ static void step_class(encoder *e, peri__frame *frame)
 {
   while (frame->next < CLASS_UNPACK) {
     lua_rawgeti(e->L, frame->slot, ++frame->next);
-    if (put_child(e))
+    if (peri__put_child(e))
       return;
   }
-  close_frame(e, frame);
+  peri__close_frame(e, frame);
 }
 
 static void step_error_class(encoder *e, peri__frame *frame)
@@ -689,7 +616,10 @@ static void step_error_class(encoder *e, peri__frame *frame)
     lua_pushnil(L);
     return;
   default:
-    step_pairs(e, frame);
+    if (!step_pairs(e, frame))
+      return;
+    set_count(e, frame->count_at, frame->count);
+    peri__close_frame(e, frame);
   }
 }
 
@@ -701,7 +631,7 @@ static void step(encoder *e)
     step_table(e, frame);
     break;
   case FRAME_FUNCTION:
-    step_function(e, frame);
+    peri__step_function(e, frame);
     break;
   case FRAME_PACKED:
     step_packed(e, frame);
@@ -714,25 +644,59 @@ static void step(encoder *e)
   }
 }
 
-void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
-                  peri__message_kind kind, peri__buffer *out)
+/* Writes what comes first of the values from index first on, as long as it needs
+ * no places on the Lua stack: values without parts, and the functions that jobs
+ * are. What is numbered stands on the caller's stack. Returns how many it wrote. */
+static int put_first(encoder *e, int first, int n)
 {
-  encoder e = {.L = L, .rt = rt, .out = out, .kind = kind};
-  first = lua_absindex(L, first);
+  int i = 0;
+  while (i < n && (put_simple(e, first + i, lua_type(e->L, first + i)) ||
+                   peri__put_plain(e, first + i)))
+    i++;
+  return i;
+}
+
+static void make_places(encoder *e, int top)
+{
+  lua_settop(e->L, top + 5 + FEW);
+  e->seen = top + 1;
+  e->names = top + 2;
+  e->classes = top + 3;
+  e->refs = top + 4;
+  e->kept = top + 5;
+  e->scanned = false;
+  e->packing = 0;
+  e->upvalues = 0;
+  peri__frames_init(&e->frames, top + 5);
+}
+
+void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
+                  peri__message_kind kind, bool chunks, peri__message *out)
+{
+  encoder e;
   int top = lua_gettop(L);
-  peri__check_stack(L, LUA_MINSTACK);
-  lua_settop(L, top + 4);
-  e.seen = top + 1;
-  e.names = top + 2;
-  e.classes = top + 3;
-  peri__frames_init(&e.frames, top + 4);
-  put_byte(&e, WIRE_VERSION);
-  put_varint(&e, (uint64_t)n);
-  for (e.root = 1; e.root <= n; e.root++) {
+  first = lua_absindex(L, first);
+  peri__check_stack(L, LUA_MINSTACK + FEW);
+  e.L = L;
+  e.rt = rt;
+  e.out = &out->bytes;
+  e.message = out;
+  e.kind = kind;
+  e.chunks = chunks;
+  e.objects = 0;
+  put_tagged(&e, WIRE_VERSION, (uint64_t)n);
+  int done = put_first(&e, first, n);
+  if (done == n) {
+    lua_pushnil(L);
+    return;
+  }
+  make_places(&e, top);
+  for (e.root = done + 1; e.root <= n; e.root++) {
     lua_pushvalue(L, first + e.root - 1);
     put_value(&e);
     while (e.frames.depth > 0)
       step(&e);
   }
-  lua_settop(L, top);
+  lua_copy(L, e.refs, top + 1);
+  lua_settop(L, top + 1);
 }

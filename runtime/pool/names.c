@@ -10,18 +10,16 @@
  * Of the standard library only C functions count: a Lua function in there was
  * put there by the script, and no other state has it.
  *
- * The table grows with package.loaded. Nothing tells us when that changes; so
- * each message that holds an unknown function or table walks through the
- * module names again (a microsecond for 40 of them), and takes the fields of
- * new modules only. A function without a name is noted as such, lest a job that
- * is sent often pays for the walk each time.
+ * The table grows with package.loaded. Where require is ours it counts what it
+ * loads, and a new count has the next message that holds an unknown function or
+ * table walk through the module names again (a microsecond for 40 of them), and
+ * take the fields of new modules; what a script has put into package.loaded by
+ * hand is found then, not before. Elsewhere nothing tells us of new modules, and
+ * each such message walks. A function without a name is noted as such.
  */
 #include <string.h>
 
 #include "pool/wire.h"
-
-/* Its address is the place of the names in the registry. */
-static const char names_key = 0;
 
 /* How far, and through how many fields, a C function is looked for. */
 enum { SEARCH_DEPTH = 3, SEARCH_FIELDS = 100000 };
@@ -51,18 +49,14 @@ static bool is_among(const char *name, const char *const *list, size_t n)
   return false;
 }
 
-void peri__names_push(lua_State *L)
+void peri__names_push(lua_State *L, peri_runtime *rt)
 {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key) == LUA_TTABLE)
+  peri__push_ref(L, rt, PERI_REF_SENT);
+  if (peri_likely(lua_istable(L, -1)))
     return;
   lua_pop(L, 1);
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
+  peri__weak_table(L, rt, PERI_REF_SENT, "k");
+  peri__push_ref(L, rt, PERI_REF_SENT);
 }
 
 static void add_string(luaL_Buffer *buffer, const char *s, size_t length)
@@ -179,9 +173,10 @@ static void scan_module(lua_State *L, int names)
     scan_fields(L, names, name);
 }
 
-void peri__names_scan(lua_State *L, int names)
+void peri__names_scan(lua_State *L, peri_runtime *rt, int names)
 {
   int top = lua_gettop(L);
+  uint32_t modules = rt->modules;
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushnil(L);
   while (lua_next(L, top + 1)) { /* loaded name module */
@@ -198,6 +193,7 @@ void peri__names_scan(lua_State *L, int names)
     lua_settop(L, top + 2);
   }
   lua_settop(L, top);
+  rt->modules_named = modules;
 }
 
 /* What a search in depth carries; path holds the module and keys so far. */

@@ -1,202 +1,709 @@
 /*
- * thread_pool.c: a queue of jobs and the threads that work it off.
+ * thread_pool.c: threads that work off a queue of jobs.
  *
- * A job is a message (codec.h): a function and its arguments. Threads start on
- * demand, up to max_workers; each makes a runtime with a Lua state of its own
- * for its first job and keeps it until the pool is closed. So what jobs share,
- * within one worker, is its globals.
+ * Threads start on demand, up to max_workers; each makes a runtime with a Lua
+ * state of its own for its first job and keeps it until the pool is closed. So
+ * what jobs share, within one worker, is its globals.
  *
- * One mutex guards the queue, the list of jobs done and the counts. A worker
- * that comes back for its next job leaves the last one in the same visit. The
- * owner is told of jobs done by one post, however many end until it looks:
- * `posted` is set by the worker that posts and cleared by take_done.
+ * Jobs are submitted into the inbox, a stack that needs no lock; under the
+ * pool's mutex its content moves to the queue. A worker takes a share of the
+ * queue, so that short jobs cost no visit each, and has it in a list of its own,
+ * with a mutex of its own. What stands there has not begun: it can be withdrawn,
+ * and a worker that finds the queue empty takes half of another's list before it
+ * sleeps. While a worker sleeps the others take one job at a time; so no job
+ * waits behind a long one while somebody is free.
  *
- * Who may do what: everything but worker_main and what it calls runs on the
- * owner's thread. A job is touched by the worker that took it, without the
- * mutex, until it is in the list of those done. Threads count as ended only
- * when their state is gone; after that they touch nothing but the mutex, and
- * join waits for even that.
+ * A sleeping worker is woken by a permit (`wakes`) that is counted out of
+ * `sleepers` when it is given: many submits wake each sleeper once. A worker
+ * that goes to sleep counts itself first and then looks at the inbox; whoever
+ * submits does it the other way round: one of the two sees the other.
  *
  * The threads block all signals that are sent to the process: those belong to
  * the owner's loops, or the host.
  */
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "pool/thread_pool.h"
+#include "pool/worker.h"
 
-struct peri__thread_pool {
-  peri_runtime *owner;
-  peri_post_cb deliver;
-  void *argument;
+enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16 };
+
+typedef struct thread_pool thread_pool;
+
+/* A thread. Locked inside the pool's mutex, or alone. */
+typedef struct peri__thread {
+  thread_pool *pool;
+  uv_thread_t id;
+  peri__worker worker;
+  peri__peer peer; /* as the owner sees it; the owner's thread */
+  peri__home home; /* for notes to worker.rt */
+  unsigned streak; /* jobs since it slept */
+  uv_mutex_t
+      mutex; /* guards the rest, and worker.rt; nothing is locked inside */
+  peri__job *current; /* the one that has begun last */
+  peri_list mine; /* jobs taken and not begun; job->carrier is this thread */
+  size_t count;
+} peri__thread;
+
+struct thread_pool {
+  peri__pool head;
   peri__worker_setup setup;
   unsigned max_workers;
   char prefix[16];
+  unsigned joined; /* the owner's */
+  bool signalled;  /* has sent its signal */
+  char *broken;    /* what head.broken points to, unless that is static */
 
-  /* The owner's alone. */
-  uv_thread_t *threads;
-  unsigned started, joined;
+  _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
+  /* Written with the mutex. */
+  atomic_uint sleepers; /* who were given no permit */
+  atomic_bool closing;
+  atomic_uint started;
 
-  uv_mutex_t mutex; /* guards the rest; nothing is locked inside */
-  uv_cond_t wake;   /* a job came, or the pool was closed */
-  peri_list queue, done;
+  uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
+  uv_cond_t wake;   /* there is a permit, or the pool was closed */
+  peri__thread **threads;
+  unsigned alive, wakes;
+  peri_list queue; /* job->carrier is NULL */
   size_t queued;
-  unsigned idle, alive;
-  bool closed, posted;
-  bool is_broken;
-  char *broken; /* why; may be NULL for lack of memory */
+  bool closed;
 };
 
-/* What a new thread is told; it frees it. */
-typedef struct thread_start {
-  peri__thread_pool *pool;
-  unsigned number;
-} thread_start;
-
-/* -- Jobs ------------------------------------------------------------------ */
-
-void peri__job_free(peri__job *job)
+static inline peri__job *node_job(peri_node *node)
 {
-  peri__buffer_fini(&job->in);
-  peri__buffer_fini(&job->out);
-  free(job->text);
-  free(job);
+  return (peri__job *)((char *)node - offsetof(peri__job, node));
 }
 
-void peri__jobs_free(peri_list *jobs)
+static void set_state(peri__job *job, peri__job_state state)
 {
-  while (!peri__list_empty(jobs))
-    peri__job_free((peri__job *)peri__list_shift(jobs));
+  atomic_store_explicit(&job->state, (unsigned char)state,
+                        memory_order_relaxed);
 }
 
-/* -- The workers' side ----------------------------------------------------- */
-
-/* With the mutex: the job is done. True: the caller is to post. */
-static bool leave_done(peri__thread_pool *pool, peri__job *job)
+static bool is_queued(const peri__job *job)
 {
-  bool post = !pool->posted;
-  peri__list_push(&pool->done, &job->node);
-  pool->posted = true;
-  return post;
+  return atomic_load_explicit(&((peri__job *)job)->state,
+                              memory_order_relaxed) == PERI__JOB_QUEUED;
 }
 
-/* Without the mutex. The post cannot be done without, and memory may come back;
- * the owner waits for its threads before it goes. */
-static void post(peri__thread_pool *pool)
+/* -- Taking jobs ------------------------------------------------------------ */
+
+/* With the mutex: what was submitted stands in the queue. */
+static void fetch(thread_pool *pool)
 {
-  while (peri_post(pool->owner, pool->deliver, pool->argument) == PERI_ENOMEM)
-    uv_sleep(10);
+  if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) == NULL)
+    return;
+  peri_node *node = atomic_exchange(&pool->inbox, NULL);
+  peri_list came;
+  peri__list_init(&came);
+  while (node != NULL) {
+    peri_node *next = (peri_node *)node->link.next;
+    node->link.next = came.next;
+    node->link.previous = &came;
+    came.next->previous = &node->link;
+    came.next = &node->link;
+    pool->queued++;
+    node = next;
+  }
+  peri__list_splice(&pool->queue, &came);
 }
 
-/* Leaves the job that was done last, or NULL, and waits for the next one. NULL:
- * there will be none. */
-static peri__job *next_job(peri__thread_pool *pool, peri__job *last)
+/* With the thread's mutex: the job has begun. What was asked of the one before
+ * comes too late. */
+static void begin(peri__thread *thread, peri__job *job)
+{
+  peri__worker_settle(&thread->worker);
+  job->carrier = thread;
+  job->peer = &thread->peer;
+  thread->current = job;
+  set_state(job, PERI__JOB_RUNS);
+}
+
+/* With the pool's mutex: the job begins, and n jobs of a list become the
+ * thread's. */
+static void give(peri__thread *thread, peri__job *job, peri_list *from,
+                 size_t n)
+{
+  uv_mutex_lock(&thread->mutex);
+  begin(thread, job);
+  for (size_t i = 0; i < n; i++) {
+    peri_node *node = peri__list_shift(from);
+    node_job(node)->carrier = thread;
+    peri__list_push(&thread->mine, node);
+  }
+  thread->count += n;
+  uv_mutex_unlock(&thread->mutex);
+}
+
+/* With the pool's mutex: half of what another thread has not begun, for this
+ * one. The first of them is returned and has begun. */
+static peri__job *steal(thread_pool *pool, peri__thread *thread)
+{
+  peri_list loot;
+  size_t n = 0;
+  peri__list_init(&loot);
+  for (unsigned i = 0; i < pool->started && n == 0; i++) {
+    peri__thread *other = pool->threads[i];
+    uv_mutex_lock(&other->mutex);
+    n = (other->count + 1) / 2;
+    other->count -= n;
+    for (size_t k = 0; k < n; k++) {
+      peri_node *node = (peri_node *)other->mine.previous;
+      peri__node_unlink(node);
+      node->link.next = loot.next;
+      node->link.previous = &loot;
+      loot.next->previous = &node->link;
+      loot.next = &node->link;
+    }
+    uv_mutex_unlock(&other->mutex);
+  }
+  if (n == 0)
+    return NULL;
+  peri__job *job = node_job(peri__list_shift(&loot));
+  give(thread, job, &loot, n - 1);
+  return job;
+}
+
+/* With the mutex: a job to begin with, and a share of those behind it. */
+static peri__job *take(thread_pool *pool, peri__thread *thread)
+{
+  fetch(pool);
+  if (peri__list_empty(&pool->queue))
+    return steal(pool, thread);
+  size_t share = pool->queued / (2 * pool->alive);
+  if (share > LARGEST_SHARE)
+    share = LARGEST_SHARE;
+  if (share == 0 || atomic_load(&pool->sleepers) > 0)
+    share = 1;
+  peri__job *job = node_job(peri__list_shift(&pool->queue));
+  pool->queued -= share;
+  give(thread, job, &pool->queue, share - 1);
+  return job;
+}
+
+/* With the mutex: waits for a permit, unless something has come meanwhile. */
+static void doze(thread_pool *pool)
+{
+  atomic_fetch_add(&pool->sleepers, 1);
+  if (atomic_load(&pool->inbox) == NULL)
+    while (pool->wakes == 0 && !pool->closed)
+      uv_cond_wait(&pool->wake, &pool->mutex);
+  if (pool->wakes > 0)
+    pool->wakes--;
+  else
+    atomic_fetch_sub(&pool->sleepers, 1);
+}
+
+/* The next of the thread's own. */
+static peri__job *next_of_mine(peri__thread *thread)
 {
   peri__job *job = NULL;
+  uv_mutex_lock(&thread->mutex);
+  if (thread->count > 0) {
+    thread->count--;
+    job = node_job(peri__list_shift(&thread->mine));
+    begin(thread, job);
+  }
+  uv_mutex_unlock(&thread->mutex);
+  return job;
+}
+
+static bool has_news(thread_pool *pool)
+{
+  return atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL;
+}
+
+/* When short jobs come one after the other, to let other threads run for a
+ * moment costs less than to sleep and be woken, on either side. */
+static void linger(thread_pool *pool, peri__thread *thread)
+{
+  if (pool->head.spin > 0) {
+    uint64_t begin = uv_hrtime();
+    while (!has_news(pool) && !atomic_load(&pool->closing) &&
+           uv_hrtime() - begin < pool->head.spin)
+      peri__relax();
+    return;
+  }
+  if (thread->streak < STREAK)
+    return;
+  for (int i = 0; i < LINGER && !has_news(pool); i++)
+    sched_yield();
+}
+
+/* Waits for the next job. NULL: there will be none. */
+static peri__job *next_job(thread_pool *pool, peri__thread *thread)
+{
+  peri__job *job = next_of_mine(thread);
+  if (job != NULL)
+    return job;
   uv_mutex_lock(&pool->mutex);
-  if (last != NULL && leave_done(pool, last)) {
+  if ((job = take(pool, thread)) != NULL) {
     uv_mutex_unlock(&pool->mutex);
-    post(pool);
-    uv_mutex_lock(&pool->mutex);
+    return job;
   }
-  while (peri__list_empty(&pool->queue) && !pool->closed) {
-    pool->idle++;
-    uv_cond_wait(&pool->wake, &pool->mutex);
-    pool->idle--;
-  }
-  if (!peri__list_empty(&pool->queue)) {
-    job = (peri__job *)peri__list_shift(&pool->queue);
-    job->queued = false;
-    pool->queued--;
+  uv_mutex_unlock(&pool->mutex);
+  linger(pool, thread);
+  uv_mutex_lock(&pool->mutex);
+  while ((job = take(pool, thread)) == NULL && !pool->closed) {
+    thread->streak = 0;
+    doze(pool);
   }
   uv_mutex_unlock(&pool->mutex);
   return job;
 }
 
-/* No worker can be had: this job and all that wait fail. Takes the text. */
-static void break_pool(peri__thread_pool *pool, peri__job *job, char *text)
+/* Takes all that have not begun, in order, but for those in threads' lists that
+ * come first. */
+static void take_all(thread_pool *pool, peri_list *jobs)
 {
   uv_mutex_lock(&pool->mutex);
-  if (pool->is_broken)
-    free(text);
-  else
-    pool->broken = text;
-  pool->is_broken = true;
-  job->outcome = PERI__JOB_BROKEN;
-  while (!peri__list_empty(&pool->queue)) {
-    peri__job *waiting = (peri__job *)peri__list_shift(&pool->queue);
-    waiting->queued = false;
-    waiting->outcome = PERI__JOB_BROKEN;
-    peri__list_push(&pool->done, &waiting->node);
+  fetch(pool);
+  for (unsigned i = 0; i < pool->started; i++) {
+    peri__thread *thread = pool->threads[i];
+    uv_mutex_lock(&thread->mutex);
+    peri__list_splice(jobs, &thread->mine);
+    thread->count = 0;
+    uv_mutex_unlock(&thread->mutex);
   }
+  peri__list_splice(jobs, &pool->queue);
   pool->queued = 0;
   uv_mutex_unlock(&pool->mutex);
 }
 
-static void do_job(peri__thread_pool *pool, peri__worker *worker,
-                   peri__job *job)
+/* -- Threads ---------------------------------------------------------------- */
+
+static char *tell_why(char *text)
 {
-  char *text = NULL;
-  int status = peri__worker_open(worker, &text);
-  if (status == 0) {
-    peri__worker_run(worker, job);
-  } else if (status < 0) {
-    break_pool(pool, job, text);
-  } else {
-    job->outcome = PERI__JOB_FAILED;
-    job->text = text;
+  static const char format[] = ", its initializer failed: %s";
+  size_t size = text != NULL ? sizeof format + strlen(text) : 0;
+  char *why = text != NULL ? malloc(size) : NULL;
+  if (why != NULL)
+    snprintf(why, size, format, text);
+  free(text);
+  return why;
+}
+
+/* No worker can be had: all that wait fail. Takes the text. */
+static void break_pool(thread_pool *pool, char *text)
+{
+  const char *none = NULL;
+  char *why = tell_why(text);
+  peri_list waiting;
+  if (atomic_compare_exchange_strong(&pool->head.broken, &none,
+                                     why ? why : ", out of memory"))
+    pool->broken = why;
+  else
+    free(why);
+  peri__list_init(&waiting);
+  take_all(pool, &waiting);
+  while (!peri__list_empty(&waiting)) {
+    peri__job *job = node_job(peri__list_shift(&waiting));
+    job->outcome = PERI__JOB_BROKEN;
+    peri__job_done(job);
   }
 }
 
-/* The last of a closed pool's threads tells the owner. */
-static void end_thread(peri__thread_pool *pool)
+/* There is no state: what was left for the one before is lost. */
+static void reset_notes(peri__thread *thread)
 {
-  uv_mutex_lock(&pool->mutex);
-  bool last = --pool->alive == 0 && pool->closed && !pool->posted;
-  pool->posted = pool->posted || last;
-  uv_mutex_unlock(&pool->mutex);
-  if (last)
-    post(pool);
+  uv_mutex_lock(&thread->mutex);
+  peri__home_drop_notes(&thread->home);
+  atomic_store(&thread->home.posted, false);
+  uv_mutex_unlock(&thread->mutex);
 }
 
-/* "peri-3", in the 15 bytes that the system shows. */
-static void name_thread(peri__worker *worker, const char *prefix,
-                        unsigned number)
+static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
 {
-  char digits[12];
-  int n = snprintf(digits, sizeof digits, "-%u", number);
-  snprintf(worker->name, sizeof worker->name, "%.*s%s", 15 - n, prefix, digits);
+  peri__worker *worker = &thread->worker;
+  char *text = NULL;
+  if (worker->rt == NULL)
+    reset_notes(thread);
+  int status = atomic_load(&pool->head.broken) != NULL
+                   ? -1
+                   : peri__worker_open(worker, &text);
+  if (status == 0) {
+    peri__worker_run(worker, job);
+  } else if (status > 0) {
+    job->outcome = PERI__JOB_FAILED;
+    job->text = text;
+  } else {
+    break_pool(pool, text);
+    job->outcome = PERI__JOB_BROKEN;
+  }
+  peri__job_done(job);
+}
+
+/* Of all signals only the one that interrupts. */
+static void let_through(int number)
+{
+  sigset_t set;
+  if (number == 0)
+    return;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static void name_thread(const char *name)
+{
 #if defined(__linux__)
-  pthread_setname_np(pthread_self(), worker->name);
+  pthread_setname_np(pthread_self(), name);
 #elif defined(__APPLE__)
-  pthread_setname_np(worker->name);
+  pthread_setname_np(name);
+#else
+  (void)name;
 #endif
 }
 
-static void worker_main(void *argument)
+/* The last of a closed pool's threads tells the owner; it touches nothing
+ * afterwards but the home, which is there until all threads were joined. */
+static void end_thread(thread_pool *pool)
 {
-  thread_start start = *(thread_start *)argument;
-  peri__thread_pool *pool = start.pool;
-  peri__worker worker = {.setup = &pool->setup};
-  peri__job *job = NULL;
-  free(argument);
-  name_thread(&worker, pool->prefix, start.number);
-  while ((job = next_job(pool, job)) != NULL)
-    do_job(pool, &worker, job);
-  peri__worker_close(&worker);
+  uv_mutex_lock(&pool->mutex);
+  bool last = --pool->alive == 0;
+  uv_mutex_unlock(&pool->mutex);
+  if (!last)
+    return;
+  atomic_store(&pool->head.ended, true);
+  peri__home_notify(pool->head.home);
+}
+
+static void thread_main(void *argument)
+{
+  peri__thread *thread = argument;
+  thread_pool *pool = thread->pool;
+  peri__job *job;
+  name_thread(thread->worker.name);
+  let_through(pool->setup.options.preempt_signal);
+  while ((job = next_job(pool, thread)) != NULL) {
+    do_job(pool, thread, job);
+    thread->streak++;
+  }
+  peri__worker_settle(&thread->worker);
+  peri__worker_close(&thread->worker);
   end_thread(pool);
 }
 
-/* -- The owner's side ------------------------------------------------------ */
-
-peri__thread_pool *peri__thread_pool_new(peri_runtime *owner,
-                                         peri__worker_setup *setup,
-                                         unsigned max_workers,
-                                         const char *prefix,
-                                         peri_post_cb deliver, void *argument)
+static void thread_free(peri__thread *thread)
 {
-  peri__thread_pool *pool = calloc(1, sizeof *pool);
+  peri__home_drop_notes(&thread->home);
+  uv_mutex_destroy(&thread->mutex);
+  free(thread);
+}
+
+/* -- Notes ------------------------------------------------------------------ */
+
+/* Of the owner's, on its thread: to the state that the worker has now. */
+static int send_to_worker(peri__peer *peer, peri__message *note)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)peer - offsetof(peri__thread, peer));
+  int status = PERI_EFAILED;
+  uv_mutex_lock(&thread->mutex);
+  if (thread->worker.rt != NULL) {
+    thread->home.rt = thread->worker.rt;
+    status = peri__home_leave_note(&thread->home, &thread->worker.peer, note);
+  }
+  uv_mutex_unlock(&thread->mutex);
+  return status;
+}
+
+static int send_to_owner(peri__peer *peer, peri__message *note)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)peer - offsetof(peri__thread, worker.peer));
+  return peri__home_leave_note(thread->pool->head.home, &thread->peer, note);
+}
+
+static void read_notes(lua_State *L, void *argument)
+{
+  peri__thread *thread = argument;
+  atomic_store(&thread->home.posted, false);
+  peri__home_read_notes(&thread->home, L);
+}
+
+static void close_peers(peri__pool *head, lua_State *L)
+{
+  thread_pool *pool = (thread_pool *)head;
+  for (unsigned i = 0; i < pool->started; i++)
+    peri__peer_close(L, head->home->rt, &pool->threads[i]->peer);
+}
+
+/* "peri-3", in the 15 bytes that the system shows. */
+static void make_name(char *name, size_t size, const char *prefix,
+                      unsigned number)
+{
+  char digits[12];
+  int n = snprintf(digits, sizeof digits, "-%u", number);
+  snprintf(name, size, "%.*s%s", (int)size - 1 - n, prefix, digits);
+}
+
+static peri__thread *thread_new(thread_pool *pool)
+{
+  peri__thread *thread = calloc(1, sizeof *thread);
+  if (thread == NULL)
+    return NULL;
+  if (uv_mutex_init(&thread->mutex) != 0) {
+    free(thread);
+    return NULL;
+  }
+  peri__list_init(&thread->mine);
+  thread->pool = pool;
+  thread->worker.setup = &pool->setup;
+  thread->worker.guard = &thread->mutex;
+  thread->worker.send = send_to_owner;
+  thread->peer =
+      (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
+  peri__home_init(&thread->home, NULL, read_notes, thread);
+  thread->worker.kind = "thread";
+  make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
+            pool->started);
+  return thread;
+}
+
+/* With the mutex: room for one more thread. */
+static bool reserve_thread(thread_pool *pool)
+{
+  size_t started = pool->started;
+  if ((started & (started - 1)) != 0)
+    return true; /* there is room up to the next power of two */
+  size_t room = started > 0 ? 2 * started : 1;
+  peri__thread **threads =
+      realloc(pool->threads, room * sizeof(peri__thread *));
+  if (threads != NULL)
+    pool->threads = threads;
+  return threads != NULL;
+}
+
+/* With the mutex. */
+static int start_thread(thread_pool *pool)
+{
+  peri__thread *thread = reserve_thread(pool) ? thread_new(pool) : NULL;
+  if (thread == NULL)
+    return UV_ENOMEM;
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  int status = uv_thread_create(&thread->id, thread_main, thread);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  if (status != 0) {
+    thread_free(thread);
+    return status;
+  }
+  pool->threads[pool->started++] = thread;
+  pool->alive++;
+  return 0;
+}
+
+/* -- Interrupts ------------------------------------------------------------- */
+
+/* The signal is sent with the thread as its value, to that very thread. */
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+  int error = errno;
+  (void)number, (void)context;
+  if (info->si_code == SI_QUEUE && info->si_pid == getpid()) {
+    peri__thread *thread = info->si_value.sival_ptr;
+    peri__worker_preempt(&thread->worker);
+  }
+  errno = error;
+}
+
+/* Whether the signal is ours: it is, unless somebody else handles it. */
+static bool claim_signal(int number)
+{
+  struct sigaction action,
+      ours = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
+  if (number == 0 || sigaction(number, NULL, &action) != 0)
+    return false;
+  if (action.sa_flags & SA_SIGINFO)
+    return action.sa_sigaction == on_signal;
+  if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN)
+    return false;
+  sigfillset(&ours.sa_mask);
+  return sigaction(number, &ours, NULL) == 0;
+}
+
+static void release_signal(int number)
+{
+  struct sigaction action, none = {.sa_handler = SIG_DFL};
+  if (number != 0 && sigaction(number, NULL, &action) == 0 &&
+      action.sa_flags & SA_SIGINFO && action.sa_sigaction == on_signal)
+    sigaction(number, &none, NULL);
+}
+
+/* With the thread's mutex: the code that it runs is interrupted, if the host
+ * lets us. */
+static void send_signal(int number, peri__thread *thread)
+{
+#if defined(__GLIBC__)
+  if (claim_signal(number))
+    pthread_sigqueue(thread->id, number, (union sigval){.sival_ptr = thread});
+#else
+  (void)number, (void)thread;
+#endif
+}
+
+/* -- The owner's side ------------------------------------------------------- */
+
+/* With the mutex: takes a job back that stands in the queue or with a thread. */
+static bool unqueue(thread_pool *pool, peri__job *job)
+{
+  fetch(pool);
+  if (!is_queued(job))
+    return false;
+  peri__thread *thread = job->carrier;
+  if (thread == NULL) {
+    peri__node_unlink(&job->node);
+    pool->queued--;
+    return true;
+  }
+  uv_mutex_lock(&thread->mutex);
+  bool queued = is_queued(job);
+  if (queued) {
+    peri__node_unlink(&job->node);
+    thread->count--;
+  }
+  uv_mutex_unlock(&thread->mutex);
+  return queued;
+}
+
+static bool withdraw(peri__pool *head, peri__job *job)
+{
+  thread_pool *pool = (thread_pool *)head;
+  if (!is_queued(job))
+    return false;
+  uv_mutex_lock(&pool->mutex);
+  bool taken = unqueue(pool, job);
+  uv_mutex_unlock(&pool->mutex);
+  return taken;
+}
+
+static void withdraw_all(peri__pool *head, peri_list *jobs)
+{
+  take_all((thread_pool *)head, jobs);
+}
+
+/* A sleeping thread is woken; or one is started if there are fewer than jobs;
+ * or those there are will see to the job. */
+static int see_to_it(thread_pool *pool, peri__job *job)
+{
+  int status = 0;
+  uv_mutex_lock(&pool->mutex);
+  if (atomic_load(&pool->sleepers) > 0) {
+    atomic_fetch_sub(&pool->sleepers, 1);
+    pool->wakes++;
+    uv_cond_signal(&pool->wake);
+  } else if (pool->started < pool->max_workers &&
+             pool->started < atomic_load(&pool->head.pending)) {
+    status = start_thread(pool);
+    if (status != 0 && pool->started == 0)
+      unqueue(pool, job);
+    else
+      status = 0;
+  }
+  uv_mutex_unlock(&pool->mutex);
+  return status;
+}
+
+static int submit(peri__pool *head, peri__job *job)
+{
+  thread_pool *pool = (thread_pool *)head;
+  peri_node *first = atomic_load_explicit(&pool->inbox, memory_order_relaxed);
+  job->carrier = NULL;
+  set_state(job, PERI__JOB_QUEUED);
+  do
+    job->node.link.next = (peri_list *)first;
+  while (!atomic_compare_exchange_weak(&pool->inbox, &first, &job->node));
+  if (atomic_load(&pool->sleepers) == 0 && pool->started >= pool->max_workers)
+    return 0;
+  return see_to_it(pool, job);
+}
+
+static bool running(peri__pool *pool, const peri__job *job)
+{
+  (void)pool;
+  return atomic_load(&((peri__job *)job)->state) == PERI__JOB_RUNS;
+}
+
+static bool interrupt(peri__pool *head, peri__job *job)
+{
+  thread_pool *pool = (thread_pool *)head;
+  uv_mutex_lock(&pool->mutex); /* job->carrier stands still */
+  peri__thread *thread = job->carrier;
+  bool asked = false;
+  if (thread != NULL) {
+    uv_mutex_lock(&thread->mutex);
+    asked = thread->current == job && running(head, job);
+    if (asked) {
+      peri__worker_interrupt(&thread->worker);
+      send_signal(pool->setup.options.preempt_signal, thread);
+      pool->signalled = true;
+    }
+    uv_mutex_unlock(&thread->mutex);
+  }
+  uv_mutex_unlock(&pool->mutex);
+  return asked;
+}
+
+static void close_pool(peri__pool *head)
+{
+  thread_pool *pool = (thread_pool *)head;
+  uv_mutex_lock(&pool->mutex);
+  bool none = pool->started == 0;
+  pool->closed = true;
+  atomic_store(&pool->closing, true);
+  uv_cond_broadcast(&pool->wake);
+  uv_mutex_unlock(&pool->mutex);
+  if (none)
+    atomic_store(&head->ended, true);
+}
+
+static void join(peri__pool *head)
+{
+  thread_pool *pool = (thread_pool *)head;
+  for (; pool->joined < pool->started; pool->joined++)
+    uv_thread_join(&pool->threads[pool->joined]->id);
+  if (pool->signalled)
+    release_signal(pool->setup.options.preempt_signal);
+  pool->signalled = false;
+}
+
+static void free_pool(peri__pool *head)
+{
+  thread_pool *pool = (thread_pool *)head;
+  PERI_CHECK(pool->joined == pool->started);
+  for (unsigned i = 0; i < pool->started; i++)
+    thread_free(pool->threads[i]);
+  free(pool->threads);
+  uv_cond_destroy(&pool->wake);
+  uv_mutex_destroy(&pool->mutex);
+  peri__worker_setup_fini(&pool->setup);
+  free(pool->broken);
+  free(pool);
+}
+
+static const peri__pool_ops ops = {
+    .broken_class = "BrokenThreadPool",
+    .submit = submit,
+    .withdraw = withdraw,
+    .withdraw_all = withdraw_all,
+    .running = running,
+    .interrupt = interrupt,
+    .close = close_pool,
+    .join = join,
+    .close_peers = close_peers,
+    .free = free_pool,
+};
+
+peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
+                                  unsigned max_workers, const char *prefix)
+{
+  thread_pool *pool = calloc(1, sizeof *pool);
   if (pool == NULL)
     goto fail;
   if (uv_mutex_init(&pool->mutex) != 0)
@@ -205,154 +712,16 @@ peri__thread_pool *peri__thread_pool_new(peri_runtime *owner,
     uv_mutex_destroy(&pool->mutex);
     goto fail;
   }
-  pool->owner = owner;
-  pool->deliver = deliver;
-  pool->argument = argument;
+  pool->head.ops = &ops;
+  pool->head.home = home;
   pool->setup = *setup;
   pool->max_workers = max_workers;
   snprintf(pool->prefix, sizeof pool->prefix, "%s", prefix);
   peri__list_init(&pool->queue);
-  peri__list_init(&pool->done);
-  return pool;
+  return &pool->head;
+
 fail:
   free(pool);
   peri__worker_setup_fini(setup);
   return NULL;
-}
-
-/* Signals that tell of a mistake of the thread itself stay open. */
-static void block_signals(sigset_t *old)
-{
-  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
-  sigset_t set;
-  sigfillset(&set);
-  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-    sigdelset(&set, own[i]);
-  pthread_sigmask(SIG_SETMASK, &set, old);
-}
-
-static int start_thread(peri__thread_pool *pool)
-{
-  size_t size = (pool->started + 1) * sizeof *pool->threads;
-  uv_thread_t *threads = realloc(pool->threads, size);
-  if (threads == NULL)
-    return UV_ENOMEM;
-  pool->threads = threads;
-  thread_start *start = malloc(sizeof *start);
-  if (start == NULL)
-    return UV_ENOMEM;
-  *start = (thread_start){pool, pool->started};
-  sigset_t old;
-  uv_mutex_lock(&pool->mutex);
-  pool->alive++;
-  uv_mutex_unlock(&pool->mutex);
-  block_signals(&old);
-  int status = uv_thread_create(&threads[pool->started], worker_main, start);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  if (status == 0) {
-    pool->started++;
-    return 0;
-  }
-  free(start);
-  uv_mutex_lock(&pool->mutex);
-  pool->alive--;
-  uv_mutex_unlock(&pool->mutex);
-  return status;
-}
-
-int peri__thread_pool_submit(peri__thread_pool *pool, peri__job *job)
-{
-  uv_mutex_lock(&pool->mutex);
-  peri__list_push(&pool->queue, &job->node);
-  job->queued = true;
-  pool->queued++;
-  bool start = pool->queued > pool->idle && pool->started < pool->max_workers;
-  if (pool->idle > 0)
-    uv_cond_signal(&pool->wake);
-  uv_mutex_unlock(&pool->mutex);
-  int status = start ? start_thread(pool) : 0;
-  /* The threads there are will do it. */
-  if (status == 0 || pool->started > 0)
-    return 0;
-  peri__thread_pool_withdraw(pool, job);
-  return status;
-}
-
-bool peri__thread_pool_withdraw(peri__thread_pool *pool, peri__job *job)
-{
-  uv_mutex_lock(&pool->mutex);
-  bool queued = job->queued;
-  if (queued) {
-    peri__node_unlink(&job->node);
-    job->queued = false;
-    pool->queued--;
-  }
-  uv_mutex_unlock(&pool->mutex);
-  return queued;
-}
-
-bool peri__thread_pool_take_done(peri__thread_pool *pool, peri_list *done,
-                                 bool posted)
-{
-  uv_mutex_lock(&pool->mutex);
-  peri__list_splice(done, &pool->done);
-  if (posted)
-    pool->posted = false;
-  bool ended = pool->closed && pool->alive == 0;
-  uv_mutex_unlock(&pool->mutex);
-  return ended;
-}
-
-void peri__thread_pool_take_queued(peri__thread_pool *pool, peri_list *jobs)
-{
-  uv_mutex_lock(&pool->mutex);
-  while (!peri__list_empty(&pool->queue)) {
-    peri__job *job = (peri__job *)peri__list_shift(&pool->queue);
-    job->queued = false;
-    peri__list_push(jobs, &job->node);
-  }
-  pool->queued = 0;
-  uv_mutex_unlock(&pool->mutex);
-}
-
-void peri__thread_pool_close(peri__thread_pool *pool)
-{
-  uv_mutex_lock(&pool->mutex);
-  pool->closed = true;
-  uv_cond_broadcast(&pool->wake);
-  uv_mutex_unlock(&pool->mutex);
-}
-
-bool peri__thread_pool_is_closed(const peri__thread_pool *pool)
-{
-  return pool->closed; /* written by this thread only */
-}
-
-void peri__thread_pool_join(peri__thread_pool *pool)
-{
-  for (; pool->joined < pool->started; pool->joined++)
-    uv_thread_join(&pool->threads[pool->joined]);
-}
-
-const char *peri__thread_pool_broken(peri__thread_pool *pool)
-{
-  uv_mutex_lock(&pool->mutex);
-  const char *text = pool->broken ? pool->broken : "not enough memory";
-  if (!pool->is_broken)
-    text = NULL;
-  uv_mutex_unlock(&pool->mutex);
-  return text;
-}
-
-void peri__thread_pool_free(peri__thread_pool *pool)
-{
-  PERI_CHECK(pool->joined == pool->started);
-  peri__jobs_free(&pool->queue);
-  peri__jobs_free(&pool->done);
-  uv_cond_destroy(&pool->wake);
-  uv_mutex_destroy(&pool->mutex);
-  peri__worker_setup_fini(&pool->setup);
-  free(pool->threads);
-  free(pool->broken);
-  free(pool);
 }

@@ -27,12 +27,15 @@ enum {
   TAG_STRING,      /* varint(length) bytes */
   TAG_LONG_STRING, /* + as TAG_STRING; may come again as a REF */
   TAG_REF,         /* varint(object number) */
-  TAG_TABLE,       /* + varint(a) u32(h) value*a (value value)*h */
+  TAG_TABLE,       /* + u32(a) u32(h) value*a (value value)*h */
   TAG_OBJECT,      /* + value (class), the rest as TAG_TABLE */
   TAG_ERROR,       /* + value (class) value (traceback, string or nil), the rest
                       as TAG_TABLE */
   TAG_PACKED,      /* + value (class) varint(n) value*n: what pack returned */
   TAG_FUNCTION,    /* + u32(length) bytecode varint(n) upvalue*n */
+  TAG_CHUNK,       /* + varint(chunk) varint(n) upvalue*n */
+  TAG_PLAIN,       /* + varint(chunk): a function without upvalues but _ENV, for
+                      the first time in this message */
   TAG_NAME,        /* + string (module) byte(n) string*n (keys) */
   TAG_CLASS,       /* + string byte(1: and three values, metatable, pack and
                       unpack, in case the receiver does not know it) */
@@ -40,9 +43,11 @@ enum {
                       makes it of: value (base or nil) u32(h) (value value)*h,
                       its own fields) */
   TAG_GLOBALS,     /* the receiver's globals */
+  TAG_REFERENCE,   /* + u64(home) varint(number): what peri.ref has wrapped */
+  TAG_LOOP,        /* + the same */
 
-  /* In place of an upvalue's value. Each other upvalue takes the next upvalue
-   * number. */
+  /* In place of an upvalue's value. Each other upvalue but GLOBALS takes the
+   * next upvalue number. */
   TAG_SHARED, /* varint(upvalue number) */
 
   TAG_SMALL_INTEGER = 0x40, /* 0 to 63 */
@@ -52,10 +57,13 @@ enum {
 enum {
   SMALL_INTEGERS = TAG_SHORT_STRING - TAG_SMALL_INTEGER,
   SHORT_STRINGS = 0x100 - TAG_SHORT_STRING,
-  LONG_STRING = 256,  /* from here on looked for among those sent before */
+  LONG_STRING = 256, /* from here on looked for among those sent before */
+  MAX_VARINT = 10,
   MAX_DEPTH = 100000, /* containers in containers */
   MAX_PACKED = 200,   /* values that pack may return */
   MAX_NAME_KEYS = 8,
+  MAX_CHUNK = 131072, /* bytes of code that are worth to be kept */
+  FEW = 4,            /* objects, upvalues that need no table to be found in */
   FIRST_FRAMES = 16
 };
 
@@ -107,16 +115,42 @@ static inline peri__frame *peri__frames_top(peri__frames *frames)
   return &frames->v[frames->depth - 1];
 }
 
+/* Gives the userdata on top the metatable of its kind ("perilune.Kind"), which is
+ * made if need be. */
+void peri__set_kind(lua_State *L, const char *kind,
+                    const luaL_Reg *metamethods);
+
 /* Pushes where the value is that is being written (path.c); of a deep path the
  * middle is left out. */
 const char *peri__path_push(lua_State *L, const peri__frames *frames,
                             peri__message_kind kind, int root);
 
+/* A function's code as a state knows it: a userdata. */
+typedef struct peri__code {
+  peri__chunk *chunk;
+  int upvalues;
+  bool plain; /* they are but _ENV */
+} peri__code;
+
+/* Pushes the handle of a function's code. */
+peri__code *peri__code_push(lua_State *L, peri_runtime *rt, int function,
+                            const char *bytes, size_t length);
+/* Pushes a new function; false and a text: the code is damaged. */
+bool peri__code_load(lua_State *L, const char *code, size_t length);
+/* The same for a plain one, which need not be new. */
+bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk);
+
 /* Pushes the table that says what goes by name: value to the bytes of its
- * TAG_NAME; false for a function known to have none. */
-void peri__names_push(lua_State *L);
+ * TAG_NAME; for a function known to have none its peri__code, or false. */
+void peri__names_push(lua_State *L, peri_runtime *rt);
 /* Takes modules loaded since the last time into the table at names. */
-void peri__names_scan(lua_State *L, int names);
+void peri__names_scan(lua_State *L, peri_runtime *rt, int names);
+/* Whether there are none, as far as one can tell without looking. */
+static inline bool peri__names_are_current(const peri_runtime *rt)
+{
+  return rt->modules_named == rt->modules &&
+         rt->options.patch & PERI_PATCH_REQUIRE;
+}
 /* Looks for the C function on top of the stack in the depth of the loaded
  * modules; true if names has it now. */
 bool peri__names_search(lua_State *L, int names);

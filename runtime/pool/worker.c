@@ -1,30 +1,44 @@
 /*
- * worker.c: what a worker thread does with a job.
+ * worker.c: what a worker does with a job.
  *
  * A job is the main task of the worker's own loop: it may wait, and make tasks,
- * which are cancelled and waited for when it ends. The function job_main is
- * that task: it decodes the message, calls the function, and encodes what came
- * of it while the task still runs, so that an error on the way is the job's
- * error. It catches all errors but the runtime's own sentinels: those of
- * os.exit and of interrupts unwind the run as they do elsewhere, and the state
- * is made anew for the next job.
+ * which are cancelled and waited for when it ends. A run of that loop is open
+ * for as long as the worker is. Most jobs do not wait: their one step is made
+ * directly, and when it has ended them and left nothing behind, the loop need
+ * not turn. The record of a task that no script has seen is used again.
+ *
+ * The task decodes the message, calls the function and encodes its results, so
+ * that an error on the way is the job's error. Errors are encoded outside of it.
+ * A job that ends otherwise (os.exit, an interrupt, no memory for the loop) takes
+ * the state with it, which is made anew for the next job.
  */
 #include <string.h>
 
-#include "pool/thread_pool.h"
+#include "pool/worker.h"
 
-/* Places on the stack of job_main and of what it calls under protection. */
-enum { JOB = 1, HANDLER = 2 };
+/* Places on the state's main stack, while the worker is open. */
+enum { SERVE = 1, BODY, LOOP, TASK, SLOTS = TASK };
 
 /* -- Inside the task ------------------------------------------------------- */
+
+enum { JOB = 1 };
+
+/* The values become the job's message out. */
+static void encode(lua_State *L, peri__job *job, int first, int n,
+                   peri__message_kind kind)
+{
+  peri__message *message = &job->worker->out;
+  peri__message_clear(message);
+  peri__encode(L, peri__rt(L), first, n, kind, true, message);
+  lua_pop(L, 1);
+  peri__job_put(job, &job->out, message);
+}
 
 static int encode_results(lua_State *L, int status, lua_KContext context)
 {
   peri__job *job = (peri__job *)context;
   (void)status;
-  job->out.length = 0;
-  peri__encode(L, peri__rt(L), JOB + 1, lua_gettop(L) - JOB,
-               PERI__MESSAGE_RESULTS, &job->out);
+  encode(L, job, JOB + 1, lua_gettop(L) - JOB, PERI__MESSAGE_RESULTS);
   job->outcome = PERI__JOB_RETURNED;
   return 0;
 }
@@ -33,29 +47,33 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  int n = peri__decode(L, peri__rt(L), job->in.data, job->in.length, true);
-  peri__buffer_fini(&job->in);
+  peri_runtime *rt = peri__rt(L);
+  if (peri_unlikely(atomic_load(&job->worker->asked)))
+    return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
+  int n = peri__decode(L, rt, &job->in, &job->worker->peer);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
+
+/* -- When it has failed ---------------------------------------------------- */
 
 /* [job] [error] [traceback] -> both go into job->out. */
 static int encode_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
-  job->out.length = 0;
-  peri__encode(L, peri__rt(L), 2, 2, PERI__MESSAGE_ERROR, &job->out);
+  encode(L, job, 2, 2, PERI__MESSAGE_ERROR);
   job->outcome = PERI__JOB_RAISED;
   return 0;
 }
 
-static int call_encode_error(lua_State *L)
+/* Of the error on top of the stack. */
+static int call_encode_error(lua_State *L, peri__job *job)
 {
   peri_runtime *rt = peri__rt(L);
   int top = lua_gettop(L);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, encode_error, 1);
-  lua_pushvalue(L, JOB);
+  lua_pushlightuserdata(L, job);
   lua_pushvalue(L, top);
   /* An error object takes its traceback with it. */
   if (peri__is_error_object(L, rt, top)) {
@@ -67,61 +85,175 @@ static int call_encode_error(lua_State *L)
   return lua_pcall(L, 3, 0, 0);
 }
 
-/* The job's error is on top. If it cannot be sent, the error that says so is
- * sent in its place. */
+/* The job's error is on top of the stack. If it cannot be sent, the error that
+ * says so is sent in its place. */
 static void send_error(lua_State *L, peri__job *job)
 {
-  if (call_encode_error(L) == LUA_OK)
+  peri__check_stack(L, LUA_MINSTACK);
+  lua_pushfstring(L, "in worker %s", job->worker->name);
+  peri__trace_label(L, peri__rt(L), -2, lua_tostring(L, -1));
+  lua_pop(L, 1);
+  job->outcome = PERI__JOB_FAILED;
+  if (call_encode_error(L, job) == LUA_OK)
     return;
   if (peri__is_error_object(L, peri__rt(L), -1)) {
     peri__describe(L, -2);
     lua_setfield(L, -2, "cause");
   }
-  if (call_encode_error(L) == LUA_OK)
-    return;
-  job->outcome = PERI__JOB_FAILED;
+  if (call_encode_error(L, job) != LUA_OK)
+    job->outcome = PERI__JOB_FAILED;
 }
 
-/* Whether the error on top is the cancellation that ends a deadlock. */
-static bool was_stuck(lua_State *L, peri_runtime *rt)
+/* The future at idx has failed, or was cancelled. */
+static void send_failure(lua_State *L, peri_runtime *rt, peri__job *job,
+                         int idx)
 {
-  return rt->main_phase == PERI_MAIN_RUNS && rt->main.deadlocks > 0 &&
-         peri__is_cancelled_error(L, rt, -1);
-}
-
-static int job_ended(lua_State *L, int status, lua_KContext context)
-{
-  peri__job *job = (peri__job *)context;
-  peri_runtime *rt = peri__rt(L);
-  if (status == LUA_OK || status == LUA_YIELD)
-    return 0;
-  if (peri__sentinel_of(L, rt, -1) != PERI_SENTINEL_NONE)
-    return lua_error(L);
-  if (was_stuck(L, rt)) {
-    job->outcome = PERI__JOB_STUCK;
-    return 0;
-  }
-  peri__check_stack(L, LUA_MINSTACK);
-  lua_pushfstring(L, "in worker %s", job->worker);
-  peri__trace_label(L, rt, -2, lua_tostring(L, -1));
-  lua_pop(L, 1);
+  peri_future *future = lua_touserdata(L, idx);
+  peri__future_push_error(L, rt, idx);
+  if (future->state == PERI_FAILED)
+    peri__future_carry_trace(L, rt, idx, lua_gettop(L));
   send_error(L, job);
-  return 0;
 }
 
-static int job_main(lua_State *L)
+/* The run ended because nothing could happen any more; its goal is the task that
+ * found that out, whose value is the error. */
+static void send_deadlock(lua_State *L, peri_runtime *rt, peri__job *job)
+{
+  peri_future *goal = rt->main.goal;
+  peri__push_ref(L, rt, PERI_REF_GOAL);
+  int idx = lua_gettop(L);
+  if (goal->state == PERI_FINISHED && peri__future_return(L, rt, idx) > 0)
+    send_error(L, job);
+  else if (goal->state != PERI_FINISHED && goal->state != PERI_PENDING)
+    send_failure(L, rt, job, idx);
+  else
+    job->text = strdup("the job would have waited for ever");
+}
+
+static void tell_abort(peri_runtime *rt, peri__job *job, peri_sentinel abort)
+{
+  char text[80] = "the job was interrupted";
+  job->worker->exited = abort == PERI_SENTINEL_EXIT;
+  job->worker->exit_code = peri_exit_code(rt);
+  job->outcome = PERI__JOB_CANCELLED;
+  if (abort == PERI_SENTINEL_EXIT) {
+    snprintf(text, sizeof text, "os.exit(%d) was called in a worker %s",
+             peri_exit_code(rt), job->worker->kind);
+    job->outcome = PERI__JOB_FAILED;
+  }
+  job->text = strdup(text);
+}
+
+/* -- Around it -------------------------------------------------------------- */
+
+/* Drives the worker's run until its goal, the future at idx, has ended. */
+static void drive(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_run_record *run = &rt->main;
+  run->goal = lua_touserdata(L, idx);
+  run->ended = false;
+  run->deadlocks = 0;
+  while (!run->ended)
+    peri__turn(L, rt, true);
+}
+
+/* [..., loop at idx]: cancels the tasks that the job left behind, and waits for
+ * them. */
+static void end_leftovers(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_loop *loop = lua_touserdata(L, idx);
+  int fn = lua_gettop(L) + 1;
+  peri__require(L, "perilune.runner");
+  lua_getfield(L, -1, "end_tasks");
+  lua_replace(L, fn);
+  lua_pushvalue(L, idx);
+  peri_task *task = peri__task_new(L, rt, loop, idx, fn);
+  peri__task_start(L, rt, task, true); /* it cancels before they run on */
+  drive(L, rt, fn);
+  if (loop->tasks != NULL) /* for want of memory, or they hang on */
+    peri__loop_end_tasks(L, rt, loop);
+}
+
+static bool has_ended(const peri_runtime *rt, const peri_loop *loop,
+                      const peri_task *task)
+{
+  return task->future.state != PERI_PENDING && loop->tasks == NULL &&
+         peri__list_empty(&loop->ready) && rt->abort == PERI_SENTINEL_NONE;
+}
+
+/* How the job's task at idx has ended, and with it the run. */
+static void conclude(lua_State *L, peri_runtime *rt, peri__job *job, int idx)
+{
+  peri_run_record *run = &rt->main;
+  peri_future *future = lua_touserdata(L, idx);
+  peri_sentinel abort = run->abort;
+  run->abort = PERI_SENTINEL_NONE;
+  if (abort != PERI_SENTINEL_NONE) {
+    tell_abort(rt, job, abort);
+  } else if (run->deadlocks > 0) {
+    send_deadlock(L, rt, job);
+  } else if (future->state == PERI_PENDING) { /* loop:stop() */
+    job->outcome = PERI__JOB_FAILED;
+    job->text = strdup("Event loop stopped before the job ended.");
+  } else if (future->state != PERI_FINISHED) {
+    send_failure(L, rt, job, idx);
+  }
+}
+
+/* [body, loop, task or false, job] -> a task for the next time */
+static int serve(lua_State *L)
+{
+  enum { BODY_AT = 1, LOOP_AT, TASK_AT, JOB_AT, FUNCTION_AT };
+  peri_runtime *rt = peri__rt(L);
+  peri__job *job = lua_touserdata(L, JOB_AT);
+  peri_loop *loop = lua_touserdata(L, LOOP_AT);
+  peri__check_stack(L, PERI_ROOM);
+  lua_pushvalue(L, BODY_AT);
+  lua_pushvalue(L, JOB_AT);
+  if (!lua_isuserdata(L, TASK_AT) ||
+      !peri__task_renew(L, rt, TASK_AT, FUNCTION_AT))
+    peri__task_new(L, rt, loop, LOOP_AT, FUNCTION_AT);
+  lua_replace(L, TASK_AT);
+  peri_task *task = lua_touserdata(L, TASK_AT);
+  task->flags |= PERI_T_TOPLEVEL;
+  rt->main.goal = &task->future;
+  rt->main.abort = PERI_SENTINEL_NONE;
+  rt->main.deadlocks = 0;
+  if (peri_likely(!loop->debug))
+    peri__task_step(L, rt, task);
+  else /* which times each step */
+    peri__loop_ready(loop, &task->node);
+  if (peri_likely(has_ended(rt, loop, task))) {
+    if (peri_unlikely(task->future.state != PERI_FINISHED))
+      send_failure(L, rt, job, TASK_AT);
+  } else {
+    drive(L, rt, TASK_AT);
+    conclude(L, rt, job, TASK_AT);
+    if (loop->tasks != NULL)
+      end_leftovers(L, rt, LOOP_AT);
+  }
+  lua_settop(L, TASK_AT);
+  return 1;
+}
+
+/* [worker] -> what stands in the slots; the worker's run has begun. */
+static int prepare(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__job *job = lua_touserdata(L, JOB);
-  peri__push_ref(L, rt, PERI_REF_TRACE_HANDLER);
+  peri__worker *worker = lua_touserdata(L, 1);
+  peri__peer_open(L, rt, &worker->peer);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, serve, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, job_body, 1);
-  lua_pushvalue(L, JOB);
-  int status = lua_pcallk(L, 1, 0, HANDLER, (lua_KContext)job, job_ended);
-  return job_ended(L, status, (lua_KContext)job);
+  peri_loop *loop = peri__loop_new(L, rt, NULL);
+  lua_pushboolean(L, false);
+  rt->main.loop = loop;
+  rt->main.goal = NULL;
+  rt->main.waiter = NULL;
+  peri__run_begin(L, rt, &rt->main);
+  return SLOTS;
 }
-
-/* -- Around it ------------------------------------------------------------- */
 
 static int set_paths(lua_State *L)
 {
@@ -139,7 +271,7 @@ static int set_paths(lua_State *L)
 static int describe_error(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, 1);
-  peri__decode(L, peri__rt(L), job->out.data, job->out.length, true);
+  peri__decode(L, peri__rt(L), &job->out, &job->worker->peer);
   job->text = strdup(peri__describe(L, 2));
   return 0;
 }
@@ -158,47 +290,95 @@ static bool call(peri_runtime *rt, lua_CFunction function, const void *argument)
   return false;
 }
 
-static char *tell_failure(peri_runtime *rt, int status)
+static void set_runtime(peri__worker *worker, peri_runtime *rt)
 {
-  char text[80];
-  if (status != PERI_EEXIT)
-    return strdup(peri_error(rt));
-  snprintf(text, sizeof text, "os.exit(%d) was called in a worker thread",
-           peri_exit_code(rt));
-  return strdup(text);
+  if (worker->guard != NULL)
+    uv_mutex_lock(worker->guard);
+  worker->rt = rt;
+  if (worker->guard != NULL)
+    uv_mutex_unlock(worker->guard);
+}
+
+/* As the second Ctrl-C does: stage 1 is behind us. */
+static void interrupt(peri_runtime *rt)
+{
+  rt->interrupt_stage = 1;
+  peri_interrupt(rt);
+}
+
+void peri__worker_interrupt(peri__worker *worker)
+{
+  atomic_store(&worker->asked, true);
+  if (worker->rt != NULL)
+    interrupt(worker->rt);
+}
+
+/* Where no coroutine runs the job has not begun to, and looks itself; or it has
+ * ended. */
+void peri__worker_preempt(peri__worker *worker)
+{
+  peri_runtime *rt = worker->rt;
+  if (atomic_load(&worker->asked) && rt != NULL && rt->current != NULL)
+    interrupt(rt);
+}
+
+void peri__worker_settle(peri__worker *worker)
+{
+  if (atomic_exchange_explicit(&worker->asked, false, memory_order_relaxed) &&
+      worker->rt != NULL)
+    peri__interrupt_reset(worker->rt);
+}
+
+static bool open_slots(peri__worker *worker)
+{
+  peri_runtime *rt = worker->rt;
+  lua_State *L = peri_state(rt);
+  lua_pushlightuserdata(L, rt);
+  lua_pushcclosure(L, prepare, 1);
+  lua_pushlightuserdata(L, worker);
+  if (lua_pcall(L, 1, SLOTS, 0) == LUA_OK)
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* What the loop could not do, or what a job without memory came to. */
+static void tell_error(lua_State *L, peri__job *job)
+{
+  if (job->text == NULL)
+    job->text = strdup(lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1)
+                                                      : "the worker failed");
+  job->outcome = PERI__JOB_FAILED;
 }
 
 void peri__worker_run(peri__worker *worker, peri__job *job)
 {
-  lua_State *L = peri_state(worker->rt);
+  peri_runtime *rt = worker->rt;
+  lua_State *L = peri_state(rt);
   job->outcome = PERI__JOB_FAILED;
-  job->worker = worker->name;
-  lua_pushlightuserdata(L, worker->rt);
-  lua_pushcclosure(L, job_main, 1);
+  job->worker = worker;
+  for (int slot = SERVE; slot <= SLOTS; slot++)
+    lua_pushvalue(L, slot);
   lua_pushlightuserdata(L, job);
-  int status = peri_run(worker->rt, 1, 0);
-  if (status == PERI_OK)
+  int status = lua_pcall(L, SLOTS, 1, 0);
+  if (peri_likely(status == LUA_OK && rt->abort == PERI_SENTINEL_NONE &&
+                  rt->run == &rt->main && job->text == NULL)) {
+    lua_replace(L, TASK);
     return;
-  /* The job may have ended well, and a task that it left behind badly. */
-  if ((job->outcome == PERI__JOB_FAILED || job->outcome == PERI__JOB_STUCK) &&
-      job->text == NULL)
-    job->text = tell_failure(worker->rt, status);
+  }
+  if (status != LUA_OK)
+    tell_error(L, job);
   peri__worker_close(worker);
 }
 
-/* Runs the initializer. NULL: it has ended well. */
-static peri__job *run_initializer(peri__worker *worker)
+/* Runs the initializer, as a job. */
+static void run_initializer(peri__worker *worker, peri__job *job)
 {
-  const peri__buffer *message = &worker->setup->initializer;
-  peri__job *job = calloc(1, sizeof *job);
-  if (job == NULL || peri__buffer_reserve(&job->in, message->length) < 0)
-    return job;
-  memcpy(job->in.data, message->data, message->length);
-  job->in.length = message->length;
+  job->in = worker->setup->initializer; /* lent: it is every worker's */
   peri__worker_run(worker, job);
+  job->in = (peri__message){0};
   if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
     call(worker->rt, describe_error, job);
-  return job;
 }
 
 int peri__worker_open(peri__worker *worker, char **text)
@@ -206,18 +386,22 @@ int peri__worker_open(peri__worker *worker, char **text)
   const peri__worker_setup *setup = worker->setup;
   if (worker->rt != NULL)
     return 0;
-  int status = peri_new(&worker->rt, &setup->options);
-  if (status == PERI_OK && call(worker->rt, set_paths, setup)) {
-    if (setup->initializer.length == 0)
+  worker->peer =
+      (peri__peer){.trusted = true, .chunks = true, .send = worker->send};
+  peri_runtime *rt;
+  int status = peri_new(&rt, &setup->options);
+  set_runtime(worker, status == PERI_OK ? rt : NULL);
+  if (status == PERI_OK && call(worker->rt, set_paths, setup) &&
+      open_slots(worker)) {
+    if (setup->initializer.bytes.length == 0)
       return 0;
-    peri__job *job = run_initializer(worker);
-    bool well = job != NULL && job->outcome == PERI__JOB_RETURNED;
-    if (job != NULL) {
-      *text = job->text;
-      job->text = NULL;
-      peri__job_free(job);
-    }
-    if (well)
+    peri__job job;
+    peri__job_init(&job, NULL);
+    run_initializer(worker, &job);
+    *text = job.text;
+    job.text = NULL;
+    peri__job_fini(&job);
+    if (job.outcome == PERI__JOB_RETURNED)
       return 0;
     peri__worker_close(worker);
     return -1;
@@ -231,13 +415,19 @@ int peri__worker_open(peri__worker *worker, char **text)
 
 void peri__worker_close(peri__worker *worker)
 {
-  peri_close(worker->rt);
-  worker->rt = NULL;
+  peri_runtime *rt = worker->rt;
+  set_runtime(worker, NULL);
+  if (rt != NULL)
+    peri__peer_close(rt->L, rt, &worker->peer);
+  while (rt != NULL && rt->run != NULL)
+    peri__run_end(rt->L, rt, rt->run);
+  peri_close(rt);
+  peri__message_fini(&worker->out);
 }
 
 void peri__worker_setup_fini(peri__worker_setup *setup)
 {
-  peri__buffer_fini(&setup->initializer);
+  peri__message_fini(&setup->initializer);
   free(setup->path);
   free(setup->cpath);
   *setup = (peri__worker_setup){0};

@@ -21,6 +21,7 @@ local modules = {
   ["perilune.futures"] = futures,
   ["perilune.yieldable"] = require "perilune.yieldable",
   ["perilune.subprocess"] = require "perilune.subprocess",
+  ["perilune.multiprocessing"] = require "perilune.multiprocessing",
   ["perilune.signal"] = require "perilune.signal",
   ["perilune.stdio"] = require "perilune.stdio",
 }
@@ -48,6 +49,8 @@ local classes = {
   Gather = { methods = core.Gather },
   Loop = { methods = core.Loop, make = peri.get_running_loop },
   Handle = { methods = core.Handle },
+  LoopHandle = { methods = require "perilune._codec".LoopHandle },
+  Ref = { methods = {}, make = function() return peri.ref {} end },
   Clock = { methods = core.Clock, make = peri.Clock },
   Coroutine = { methods = core.Coroutine },
   Lock = { make = peri.Lock },
@@ -71,10 +74,16 @@ local classes = {
     return group
   end },
   Runner = { make = peri.Runner },
+  ProcessPoolExecutor = { make = function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    return executor
+  end },
   ThreadPoolExecutor = { make = function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
     return executor
   end },
+  Executor = { methods = core.Executor },
+  JobFuture = { methods = core.JobFuture },
   File = { make = function()
     local file <close> = fs.open "/dev/null"
     return file
@@ -109,7 +118,7 @@ end }
 
 -- What is described as a class, but is none; and what scripts do not see.
 local shapes = {
-  Awaitable = true, Closable = true, RunnerOptions = true, ServerSocket = true, TaskOptions = true,
+  Awaitable = true, Closable = true, RunnerOptions = true, ThreadPoolOptions = true, ServerSocket = true, TaskOptions = true,
   Stat = true, TaskSnapshot = true,
 }
 local private = { RawMode = true, Session = true, ["completion.World"] = true }
@@ -299,16 +308,17 @@ local times <const> = { delay = true, timeout = true, seconds = true, when = tru
 local may_wait <const> = {
   "Barrier:abort", "Barrier:guard", "Barrier:reset", "Barrier:wait", "Condition:acquire",
   "Condition:guard", "Condition:wait", "Condition:wait_for", "Context:run", "Coroutine:await",
-  "DatagramSocket:recv", "DatagramSocket:send", "Event:wait", "File:close", "File:lines",
+  "DatagramSocket:recv", "DatagramSocket:send", "Event:wait", "Executor:map", "Executor:shutdown",
+  "Executor:submit", "File:close", "File:lines",
   "File:pread", "File:pwrite", "File:read", "File:readline", "File:seek", "File:stat", "File:sync",
-  "File:truncate", "File:write", "Future:await", "Lock:acquire", "Lock:guard", "Loop:run_forever",
+  "File:truncate", "File:write", "Future:await",
+  "JobFuture:await", "JobFuture:exception", "JobFuture:result", "Lock:acquire", "Lock:guard", "Loop:run_forever",
   "Loop:run_until_complete", "Loop:shutdown_default_executor", "Process:communicate",
   "Process:wait", "Queue:get", "Queue:items", "Queue:join", "Queue:put", "Runner:close",
   "Runner:run", "Semaphore:acquire", "Semaphore:guard", "Server:serve_forever",
   "Server:start_serving", "Server:wait_closed", "SignalStream:get", "Stream:drain",
   "Stream:forward", "Stream:lines", "Stream:read", "Stream:readexactly", "Stream:readline",
-  "Stream:readuntil", "Stream:wait_closed", "ThreadPoolExecutor:map",
-  "ThreadPoolExecutor:shutdown", "Watch:next", "perilune.TaskGroup",
+  "Stream:readuntil", "Stream:wait_closed", "Watch:next", "perilune.TaskGroup",
   "perilune.all", "perilune.as_completed", "perilune.await", "perilune.fs.access",
   "perilune.fs.append_file", "perilune.fs.chmod", "perilune.fs.copyfile", "perilune.fs.glob",
   "perilune.fs.link", "perilune.fs.lstat", "perilune.fs.mkdir", "perilune.fs.mkdirp",
@@ -316,7 +326,8 @@ local may_wait <const> = {
   "perilune.fs.realpath", "perilune.fs.remove", "perilune.fs.rename", "perilune.fs.rmdir",
   "perilune.fs.scandir", "perilune.fs.stat", "perilune.fs.symlink", "perilune.fs.tmpfile",
   "perilune.fs.utime", "perilune.fs.walk", "perilune.fs.watch", "perilune.fs.write_file",
-  "perilune.futures.shutdown_default_executor", "perilune.map", "perilune.move_on_after",
+  "perilune.futures.as_completed", "perilune.futures.shutdown_default_executor",
+  "perilune.futures.wait", "perilune.map", "perilune.move_on_after",
   "perilune.pcall", "perilune.race", "perilune.run", "perilune.sleep", "perilune.subprocess.run",
   "perilune.timeout", "perilune.timeout_at", "perilune.to_thread", "perilune.wait",
   "perilune.wait_for", "perilune.xpcall", "perilune.yieldable.gsub", "perilune.yieldable.require",

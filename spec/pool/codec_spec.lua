@@ -1,8 +1,10 @@
-local native = require "perilune._pool"
+local native = require "perilune._codec"
+local net = require "perilune.net"
 local futures = require "perilune.futures"
 local peri = require "perilune"
 local support = require "support"
 local raises = support.raises
+local multiprocessing = require "perilune.multiprocessing"
 
 local function copy(...)
   return native.decode(native.encode(...), true)
@@ -144,6 +146,12 @@ describe("functions", function()
 end)
 
 describe("names", function()
+  local function load_module(name, module)
+    package.preload[name] = function() return module end
+    finally(function() package.preload[name], package.loaded[name] = nil, nil end)
+    return require(name)
+  end
+
   it("stand for the standard library and its functions", function()
     for _, value in ipairs { string, string.len, print, math, io.stdout, table.concat, coroutine } do
       assert.is_true(copy(value) == value)
@@ -157,23 +165,28 @@ describe("names", function()
   end)
 
   it("do not stand for a module's data", function()
-    local module = { list = { 1, 2 } }
-    package.loaded["spec.data"] = module
-    finally(function() package.loaded["spec.data"] = nil end)
+    local module = load_module("spec.data", { list = { 1, 2 } })
     assert.is_true(copy(module) == module)
     assert.is_true(copy(module.list) ~= module.list)
     assert.same({ 1, 2 }, (copy(module.list)))
   end)
 
   it("reach C functions in the depth of a module", function()
-    package.loaded["spec.deep"] = { a = { b = { fn = io.stdout.write } } }
-    finally(function() package.loaded["spec.deep"] = nil end)
+    load_module("spec.deep", { a = { b = { fn = io.stdout.write } } })
     assert.is_true(copy(io.stdout.write) == io.stdout.write)
   end)
 
+  it("of what was put into package.loaded by hand are known after the next require", function()
+    local module = { fn = function() end }
+    package.loaded["spec.by_hand"] = module
+    finally(function() package.loaded["spec.by_hand"] = nil end)
+    assert.is_true(copy(module) ~= module)
+    load_module("spec.another", {})
+    assert.is_true(copy(module) == module and copy(module.fn) == module.fn)
+  end)
+
   it("of modules that are not loaded need a trusted message", function()
-    package.loaded["spec.gone"] = { fn = function() end }
-    local message = native.encode(package.loaded["spec.gone"].fn)
+    local message = native.encode(load_module("spec.gone", { fn = function() end }).fn)
     package.loaded["spec.gone"] = nil
     raises(peri.ValueError,
       "message from an untrusted source: it names a module that is not loaded",
@@ -181,9 +194,7 @@ describe("names", function()
   end)
 
   it("that lead nowhere are an error that says so", function()
-    local module = { fn = function() end }
-    package.loaded["spec.changed"] = module
-    finally(function() package.loaded["spec.changed"] = nil end)
+    local module = load_module("spec.changed", { fn = function() end })
     local message = native.encode(module.fn)
     module.fn = nil
     raises(peri.RuntimeError, "module 'spec.changed' has no 'fn' in the state that reads it",
@@ -193,6 +204,10 @@ end)
 
 describe("what cannot be sent", function()
   local stray = coroutine.create(function() end)
+  local executor
+
+  setup(function() executor = futures.ThreadPoolExecutor { max_workers = 1 } end)
+  teardown(function() executor:shutdown() end)
 
   it("is named by the path to it", function()
     cannot_send("value 1: coroutine", stray)
@@ -218,6 +233,14 @@ describe("what cannot be sent", function()
     local file <close> = io.tmpfile()
     cannot_send("value 1.file: FILE*", { file = file })
     cannot_send("value 1: Future", peri.Future())
+  end)
+
+  it("may be a stream, told by its kind", function()
+    local server <close> = net.start_server(function() end, "127.0.0.1", 0)
+    local conn <close> = net.open_connection(server.sockets[1]:getsockname())
+    local function job() return conn end
+    raises(peri.TypeError, ("cannot send upvalue 'conn' of function %s: tcp stream"):format(line_of(job)),
+      executor.submit, executor, job)
   end)
 
   it("may be an object of a class that nobody registered", function()
@@ -250,8 +273,8 @@ describe("registered classes", function()
   end
 
   lazy_setup(function()
-    native.register("spec.Point", Point)
-    native.register("spec.Set", Set, { pack = pack_set, unpack = make_set })
+    multiprocessing.register("spec.Point", Point)
+    multiprocessing.register("spec.Set", Set, { pack = pack_set, unpack = make_set })
   end)
 
   it("send their objects' fields", function()
@@ -267,6 +290,31 @@ describe("registered classes", function()
     assert.is_true(back[1].keys.a)
   end)
 
+  it("may unpack to nil, again and again", function()
+    local Gone = {}
+    multiprocessing.register("spec.Gone", Gone, { pack = function() end, unpack = function() end })
+    local gone = setmetatable({}, Gone)
+    assert.same({ n = 3, nil, nil, 5 }, table.pack(copy(gone, gone, 5)))
+  end)
+
+  it("pass errors of pack and unpack on", function()
+    local Bad = {}
+    multiprocessing.register("spec.Bad", Bad, {
+      pack = function(bad) if bad.packs then return 1 end error("no pack", 0) end,
+      unpack = function() error("no unpack", 0) end,
+    })
+    assert.has_error(function() copy(setmetatable({}, Bad)) end, "no pack")
+    assert.has_error(function() copy(setmetatable({ packs = true }, Bad)) end, "no unpack")
+  end)
+
+  it("do not stand for values, in a message from nowhere", function()
+    local message = native.encode(Point.new(1, 2))
+    -- version, one value, TAG_CLASS and what follows it
+    local class = message:sub(4, 5 + #"spec.Point")
+    raises(peri.ValueError, "damaged message: a class stands for a value",
+      native.decode, "\1\1" .. class, true)
+  end)
+
   it("refuse an object that is part of what it packs", function()
     local set = make_set("a")
     set.keys = { [set] = true }
@@ -275,11 +323,11 @@ describe("registered classes", function()
 
   it("have one name and one metatable each", function()
     raises(peri.ValueError, "register: the name 'spec.Point' is taken",
-      native.register, "spec.Point", {})
+      multiprocessing.register, "spec.Point", {})
     raises(peri.ValueError, "register: the metatable of 'spec.Other' is registered already",
-      native.register, "spec.Other", Point)
+      multiprocessing.register, "spec.Other", Point)
     raises(peri.ValueError, "register: pack and unpack belong together",
-      native.register, "spec.Half", {}, { pack = function() end })
+      multiprocessing.register, "spec.Half", {}, { pack = function() end })
   end)
 
   it("come along to a worker that does not know them", function()
@@ -289,6 +337,28 @@ describe("registered classes", function()
     end, Point.new(1, 2)):await()
     assert.same({ 3, 0, 7 }, { sum, none, moved:sum() })
     assert.is_true(getmetatable(moved) == Point)
+  end)
+end)
+
+describe("handles", function()
+  it("come home as what they stand for", function()
+    local loop, stray = peri.get_running_loop(), coroutine.create(print)
+    local ref = peri.ref(stray)
+    local back = copy { loop, { ref, ref }, peri.ref(nil) }
+    assert.is_true(back[1] == loop and back[2][1] == stray and back[2][2] == stray)
+    assert.is_nil(back[3])
+  end)
+
+  it("are lost if nobody keeps them", function()
+    local message = native.encode(peri.ref {})
+    collectgarbage()
+    collectgarbage()
+    raises(peri.RuntimeError, "the value that a ref stands for has gone", native.decode, message)
+  end)
+
+  it("of loops have the methods that other states need", function()
+    raises(peri.TypeError, "bad argument #1 to 'call_soon_threadsafe' (a LoopHandle expected, got table)",
+      native.LoopHandle.call_soon_threadsafe, {}, print)
   end)
 end)
 
@@ -372,7 +442,7 @@ describe("damaged messages", function()
 
   it("cannot ask for more memory than they have bytes", function()
     -- version, one value, a table of 2^28 items
-    local message = "\1\1\8" .. "\x80\x80\x80\x80\x01" .. "\0\0\0\0"
+    local message = "\1\1\8" .. "\0\0\0\x10" .. "\0\0\0\0"
     raises(peri.ValueError, "damaged message: it is truncated", native.decode, message)
   end)
 end)

@@ -213,6 +213,7 @@ perilune.move_on_after = require "perilune.timeouts".move_on_after
 perilune.print_tasks = require "perilune.inspect".print_tasks
 perilune.race = require "perilune.combinators".race
 perilune.run = require "perilune.runner".run
+perilune.ref = require "perilune.handles".ref
 perilune.run_coroutine_threadsafe = require "perilune.tasks".run_coroutine_threadsafe
 perilune.shield = require "perilune.tasks".shield
 perilune.tasks = require "perilune.inspect".tasks

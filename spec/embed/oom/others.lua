@@ -317,3 +317,8 @@ end)
 case("the log's own handler", {
   call = function() log.error("not enough memory: %d", 5) end,
 })
+
+case("ref", {
+  setup = function() peri.ref(1) end,
+  call = function() return peri.ref {} end,
+})

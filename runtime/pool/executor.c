@@ -1,0 +1,833 @@
+/*
+ * executor.c: jobs as their owner sees them: submitted, and ended in their
+ * futures.
+ *
+ * Life. What scripts hold is a handle; collecting it closes the pool. The
+ * executor itself stands in the table of executors in the registry from its
+ * first job on until its workers have ended: what nobody holds any more still
+ * does its jobs. The posted function finds it in that table, so a post that
+ * comes late, after the runtime has closed the executors, finds nothing. Closing
+ * the runtime closes every executor and waits for its workers, which do what is
+ * queued first, as Python's do at exit.
+ *
+ * A job is part of its future, a userdata, which stands in the executor's table
+ * of futures while the carrier has the job. While there are such jobs the
+ * executor counts as an external wait, and when it was closed, until its workers
+ * have ended.
+ *
+ * Results come in batches, each under one protected call. The future of a job
+ * that run_in_executor made belongs to a loop, and what hangs on it runs there;
+ * others belong to none (job_future.c).
+ */
+#include <string.h>
+
+#include "pool/executor.h"
+#include "pool/wire.h"
+
+#define EXECUTOR "perilune.ExecutorCore"
+#define HANDLE "perilune.Executor"
+#define MESSAGE "perilune.Message"
+
+enum {
+  FUTURES = PERI__EXECUTOR_FUTURES,
+  WAITERS = PERI__EXECUTOR_WAITERS,
+  SPARE = PERI__EXECUTOR_SPARE
+};
+
+/* A handle has one: its executor. */
+typedef struct handle {
+  peri__executor *executor;
+} handle;
+
+static inline peri__job_future *node_future(peri_node *node)
+{
+  return (peri__job_future *)((char *)node - offsetof(peri__job_future, job) -
+                              offsetof(peri__job, node));
+}
+
+void peri__executor_close_pool(peri__executor *executor)
+{
+  executor->pool->closed = true;
+  executor->pool->ops->close(executor->pool);
+}
+
+/* -- Places ----------------------------------------------------------------- */
+
+static void reserve_place(lua_State *L, peri__executor *executor)
+{
+  if (executor->free_count > 0 || executor->places < executor->capacity)
+    return;
+  uint32_t capacity = executor->capacity ? 2 * executor->capacity : 64;
+  uint32_t *places = realloc(executor->free, capacity * sizeof *places);
+  if (places == NULL)
+    peri__no_memory(L);
+  executor->free = places;
+  executor->capacity = capacity;
+}
+
+static uint32_t take_place(peri__executor *executor)
+{
+  if (executor->free_count > 0)
+    return executor->free[--executor->free_count];
+  return ++executor->places;
+}
+
+/* The carrier has one job more, or less. */
+static void count(peri__executor *executor, int delta)
+{
+  bool had = executor->pending > 0;
+  executor->pending += (uint32_t)delta;
+  atomic_fetch_add(&executor->pool->pending, (size_t)delta);
+  if (had == (executor->pending > 0))
+    return;
+  peri__external(executor->rt, had ? -1 : 1);
+  if (executor->pool->spin > 0)
+    executor->rt->spinners += had ? -1u : 1u;
+}
+
+/* The job is the future's alone again. The table of futures is at idx. */
+static void forget_job(lua_State *L, peri__job_future *future, int idx)
+{
+  peri__executor *executor = future->executor;
+  peri__job_fini(&future->job);
+  future->executor = NULL;
+  lua_pushboolean(L, false); /* keeps the place in the table's array */
+  lua_rawseti(L, idx, future->place);
+  if (peri_unlikely(future->has_refs)) {
+    lua_pushnil(L);
+    lua_rawseti(L, idx, -(lua_Integer)future->place);
+  }
+  executor->free[executor->free_count++] = future->place;
+  count(executor, -1);
+}
+
+/* -- Jobs that are done ----------------------------------------------------- */
+
+/* The error at idx, and its traceback behind it unless it has it itself. */
+static void add_trace(lua_State *L, peri_runtime *rt, int idx)
+{
+  const char *text = lua_tostring(L, idx + 1);
+  if (text != NULL && (text = strchr(text, '\n')) != NULL)
+    peri__trace_label(L, rt, idx, text + strspn(text, "\n\t"));
+  lua_settop(L, idx);
+}
+
+static void push_failure(lua_State *L, peri_runtime *rt, const char *text)
+{
+  peri__push_error(L, rt, PERI_ERR_RUNTIME, "%s",
+                   text ? text : "not enough memory");
+}
+
+/* Makes the RuntimeError on top one of a class that extends that. */
+static void specialise(lua_State *L, peri_runtime *rt, const char *name)
+{
+  lua_pushstring(L, name);
+  if (peri__error_class_find(L, rt))
+    lua_setmetatable(L, -2);
+  else
+    lua_pop(L, 1);
+}
+
+static void push_broken(lua_State *L, peri_runtime *rt, peri__pool *pool)
+{
+  peri__push_error(L, rt, PERI_ERR_RUNTIME, "the pool is broken%s",
+                   atomic_load(&pool->broken));
+  specialise(L, rt, pool->ops->broken_class);
+}
+
+/* [job]: pushes where its function is defined, or its name */
+static int push_function(lua_State *L)
+{
+  const peri__job *job = lua_touserdata(L, 1);
+  peri__peer trusted = {.trusted = true};
+  peri__decode(L, peri_of(L), &job->in, &trusted);
+  peri__push_place(L, 2);
+  return 1;
+}
+
+/* Its worker has died while it ran. */
+static void push_died(lua_State *L, peri_runtime *rt, peri__pool *pool,
+                      const peri__job *job)
+{
+  lua_pushcfunction(L, push_function);
+  lua_pushlightuserdata(L, (void *)job);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK || !lua_isstring(L, -1)) {
+    lua_pop(L, 1);
+    lua_pushliteral(L, "the job");
+  }
+  peri__push_error(L, rt, PERI_ERR_RUNTIME, "%s while it ran %s", job->text,
+                   lua_tostring(L, -1));
+  lua_remove(L, -2);
+  specialise(L, rt, pool->ops->broken_class);
+}
+
+/* Pushes the error that the job came to. */
+static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
+                           const peri__job *job, peri__peer *peer)
+{
+  int idx = lua_gettop(L) + 1;
+  switch ((peri__outcome)job->outcome) {
+  case PERI__JOB_RAISED:
+    peri__decode(L, rt, &job->out, peer);
+    add_trace(L, rt, idx);
+    break;
+  case PERI__JOB_CANCELLED:
+    lua_pushnil(L);
+    peri__push_cancelled(L, rt);
+    break;
+  case PERI__JOB_BROKEN:
+    if (job->text != NULL)
+      push_died(L, rt, pool, job);
+    else
+      push_broken(L, rt, pool);
+    break;
+  default:
+    push_failure(L, rt, job->text);
+  }
+}
+
+/* Whether the future may still be given something. */
+static bool is_open(const peri__job_future *future)
+{
+  const peri_future *head = &future->future;
+  return head->state == PERI_PENDING &&
+         (head->loop == NULL || !head->loop->closed);
+}
+
+/* The error on top of the stack ends the future at idx. */
+static void reject(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri_future *future = lua_touserdata(L, idx);
+  bool interrupted =
+      ((peri__job_future *)future)->job.outcome == PERI__JOB_CANCELLED;
+  if ((future->loop != NULL || interrupted) &&
+      peri__is_cancelled_error(L, rt, -1))
+    peri__future_settle_cancelled(L, rt, idx, true);
+  else
+    peri__future_reject(L, rt, idx);
+}
+
+/* Of a batch: what stands on the stack of settle_batch. */
+typedef struct batch {
+  peri__executor *executor;
+  peri__job_future *current; /* whose results are being decoded, or NULL */
+} batch;
+
+/* Ends the future on top of the stack as its job did, with the values above idx
+ * (-1: with the error on top), and pops all that. */
+static void end_future(lua_State *L, peri_runtime *rt, int futures, int idx,
+                       int values)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  bool has_links = future->future.flags & PERI_F_LINKS;
+  bool inline_links = has_links && future->future.loop == NULL;
+  if (inline_links) {
+    peri__links_take(L, &future->future, idx);
+    lua_insert(L, idx + 1);
+  }
+  if (values >= 0)
+    peri__future_resolve(L, rt, idx, values);
+  else
+    reject(L, rt, idx);
+  forget_job(L, future, futures);
+  if (inline_links)
+    peri__links_call(L, rt);
+  lua_settop(L, idx - 1);
+}
+
+/* [executor, batch]: ends the futures of all jobs that are done. */
+static int settle_batch(lua_State *L)
+{
+  enum { EXECUTOR_AT = 1, FUTURES_AT = 3, FUTURE_AT = 4 };
+  peri_runtime *rt = peri__rt(L);
+  peri__peer worker = {.trusted = true};
+  batch *this = lua_touserdata(L, 2);
+  peri__executor *executor = this->executor;
+  peri__check_stack(L, PERI_ROOM);
+  lua_getiuservalue(L, EXECUTOR_AT, FUTURES);
+  while (!peri__list_empty(&executor->done)) {
+    peri__job_future *future = node_future(peri__list_shift(&executor->done));
+    peri__job *job = &future->job;
+    lua_rawgeti(L, FUTURES_AT, future->place);
+    if (!is_open(future)) {
+      forget_job(L, future, FUTURES_AT);
+      lua_settop(L, FUTURES_AT);
+      continue;
+    }
+    int values = -1;
+    peri__peer *peer = job->peer != NULL ? job->peer : &worker;
+    this->current = future;
+    if (peri_unlikely(job->peer != NULL && peer->serial == 0))
+      peri__peer_open(L, rt, peer);
+    if (peri_likely(job->outcome == PERI__JOB_RETURNED))
+      values = peri__decode(L, rt, &job->out, peer);
+    else
+      push_job_error(L, rt, executor->pool, job, peer);
+    this->current = NULL;
+    end_future(L, rt, FUTURES_AT, FUTURE_AT, values);
+  }
+  return 0;
+}
+
+/* The error on top of the stack is that of the job whose results could not be
+ * had. */
+static void fail_current(lua_State *L, peri_runtime *rt, int idx,
+                         peri__job_future *future)
+{
+  int error = lua_gettop(L);
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_rawgeti(L, -1, future->place);
+  lua_pushvalue(L, error);
+  end_future(L, rt, error + 1, error + 2, -1);
+}
+
+/* Ends the futures of the jobs that have come home. The executor is at idx. */
+static void settle_all(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri__executor *executor = lua_touserdata(L, idx);
+  int top = lua_gettop(L);
+  peri__home_take(&executor->home, &executor->done);
+  while (!peri__list_empty(&executor->done)) {
+    batch this = {.executor = executor};
+    lua_pushlightuserdata(L, rt);
+    lua_pushcclosure(L, settle_batch, 1);
+    lua_pushvalue(L, idx);
+    lua_pushlightuserdata(L, &this);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK && this.current != NULL)
+      fail_current(L, rt, idx, this.current);
+    lua_settop(L, top);
+  }
+  peri__room_grant(L, rt, idx);
+}
+
+static void close_peers(lua_State *L, peri__executor *executor)
+{
+  if (executor->pool->ops->close_peers != NULL)
+    executor->pool->ops->close_peers(executor->pool, L);
+}
+
+/* The workers of the executor at idx have ended, or never were. */
+static void finish(lua_State *L, peri_runtime *rt, int idx)
+{
+  peri__executor *executor = lua_touserdata(L, idx);
+  executor->pool->ops->join(executor->pool);
+  close_peers(L, executor);
+  if (executor->ending)
+    peri__external(rt, -1);
+  executor->ending = false;
+  if (lua_getiuservalue(L, idx, WAITERS) == LUA_TTABLE) {
+    int waiters = lua_gettop(L);
+    lua_pushnil(L);
+    lua_setiuservalue(L, idx, WAITERS);
+    lua_Integer n = (lua_Integer)lua_rawlen(L, waiters);
+    for (lua_Integer i = 1; i <= n; i++) {
+      lua_rawgeti(L, waiters, i);
+      peri_future *future = lua_touserdata(L, -1);
+      if (future->state == PERI_PENDING && !future->loop->closed)
+        peri__future_resolve(L, rt, waiters + 1, 0);
+      lua_settop(L, waiters);
+    }
+  }
+  lua_pop(L, 1);
+}
+
+/* What is posted when there is something at home. */
+static void deliver(lua_State *L, void *argument)
+{
+  peri__executor *executor = argument;
+  peri__check_stack(L, LUA_MINSTACK);
+  if (!peri__executor_push(L, executor))
+    return;
+  if (executor->pool == NULL) { /* collected with its state */
+    lua_pop(L, 1);
+    return;
+  }
+  peri_runtime *rt = executor->rt;
+  int idx = lua_gettop(L);
+  bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
+  settle_all(L, rt, idx);
+  peri__home_read_notes(&executor->home, L);
+  if (ended && executor->anchored) {
+    finish(L, rt, idx);
+    peri__executor_unanchor(L, executor);
+  }
+  lua_settop(L, idx - 1);
+}
+
+/* -- Cancelling ------------------------------------------------------------- */
+
+/* The future at idx ends as cancelled. The carrier has the job no more if the
+ * table of futures is given, at an index. */
+static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
+                          int message_idx, int futures)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  bool inline_links = future->future.loop == NULL;
+  if (inline_links)
+    peri__links_take(L, &future->future, idx);
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  peri__future_settle_cancelled(L, rt, idx, false);
+  if (futures != 0)
+    forget_job(L, future, futures);
+  if (inline_links)
+    peri__links_call(L, rt);
+}
+
+/* Takes the job back; pushes the executor then. */
+static bool withdraw(lua_State *L, peri__job_future *future)
+{
+  peri__executor *executor = future->executor;
+  if (executor == NULL || executor->pool == NULL ||
+      !peri__executor_push(L, executor))
+    return false;
+  if (executor->pool->ops->withdraw(executor->pool, &future->job))
+    return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* rt->job_cancel. A future of a loop ends in any case: the job of one that runs
+ * is dropped when it comes home. */
+static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
+{
+  peri__job_future *future = lua_touserdata(L, idx);
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 12)) {
+    rt->cancel_lacks_memory = true;
+    return false;
+  }
+  bool withdrawn = withdraw(L, future);
+  if (withdrawn)
+    lua_getiuservalue(L, top + 1, FUTURES);
+  if (!withdrawn && future->future.loop == NULL)
+    return false;
+  end_cancelled(L, rt, idx, message_idx, withdrawn ? top + 2 : 0);
+  if (withdrawn)
+    peri__room_grant(L, rt, top + 1);
+  lua_settop(L, top);
+  return true;
+}
+
+/* -- Messages --------------------------------------------------------------- */
+
+/* A message to be filled; the executor's spare one if there is one. */
+static peri__message *push_message(lua_State *L, int executor)
+{
+  peri__message *message;
+  if (lua_getiuservalue(L, executor, SPARE) == LUA_TUSERDATA) {
+    lua_pushnil(L);
+    lua_setiuservalue(L, executor, SPARE);
+    message = lua_touserdata(L, -1);
+    peri__message_clear(message);
+    return message;
+  }
+  lua_pop(L, 1);
+  message = lua_newuserdatauv(L, sizeof *message, 0);
+  *message = (peri__message){0};
+  luaL_setmetatable(L, MESSAGE);
+  return message;
+}
+
+static int l_message_gc(lua_State *L)
+{
+  peri__message_fini(lua_touserdata(L, 1));
+  return 0;
+}
+
+peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
+                                    int executor, int first, int n)
+{
+  int top = lua_gettop(L);
+  peri__message *message = push_message(L, executor);
+  peri__encode(L, rt, first, n, PERI__MESSAGE_CALL, true, message);
+  peri__message encoded = *message;
+  *message = (peri__message){0};
+  lua_settop(L, top);
+  return encoded;
+}
+
+/* -- Submitting ------------------------------------------------------------- */
+
+static handle *check_handle(lua_State *L, peri_runtime *rt)
+{
+  if (peri_likely(lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1))) {
+    const void *meta = lua_topointer(L, -1);
+    lua_pop(L, 1);
+    if (peri_likely(meta == rt->meta_executor))
+      return lua_touserdata(L, 1);
+  }
+  peri__arg_type_error(L, rt, 1, "executor");
+  return NULL;
+}
+
+peri__executor *peri__check_executor(lua_State *L)
+{
+  handle *this = check_handle(L, peri__rt(L));
+  if (this->executor->pool == NULL)
+    peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME, "the Lua state is closing");
+  lua_getiuservalue(L, 1, 1);
+  return this->executor;
+}
+
+static void check_takes_jobs(lua_State *L, peri_runtime *rt,
+                             peri__executor *executor)
+{
+  if (executor->pool == NULL)
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "the Lua state is closing");
+  if (atomic_load(&executor->pool->broken) != NULL) {
+    push_broken(L, rt, executor->pool);
+    lua_error(L);
+  }
+  if (executor->pool->closed)
+    peri__throw(L, rt, PERI_ERR_RUNTIME,
+                "cannot submit a job: the executor was shut down");
+  if (executor->anchored)
+    return;
+  if (!peri__executors_push(L))
+    peri__throw(L, rt, PERI_ERR_RUNTIME,
+                "cannot submit a job: the runtime is closing");
+  lua_pop(L, 1);
+}
+
+/* Pushes a future, of the loop at loop_idx or (0) of none. */
+static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
+                                     peri__executor *executor, int loop_idx)
+{
+  peri_loop *loop = loop_idx != 0 ? lua_touserdata(L, loop_idx) : NULL;
+  peri__job_future *future =
+      lua_newuserdatauv(L, sizeof *future, loop != NULL ? 3 : 2);
+  peri__future_init(&future->future, PERI_KIND_JOB, loop);
+  peri__job_init(&future->job, &executor->home);
+  future->executor = NULL;
+  future->has_refs = false;
+  peri__push_ref(L, rt, loop != NULL ? PERI_REF_FUTURE : PERI_REF_JOB);
+  lua_setmetatable(L, -2);
+  if (loop != NULL) {
+    lua_pushvalue(L, loop_idx);
+    lua_setiuservalue(L, -2, PERI_UV_LOOP);
+  }
+  return future;
+}
+
+/* [..., executor at idx, message, what that refers to, future]: the pool takes
+ * the future's job, of that message. */
+static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
+                      int idx)
+{
+  peri__pool *pool = executor->pool;
+  peri__job_future *future = lua_touserdata(L, idx + 3);
+  reserve_place(L, executor);
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_pushvalue(L, idx + 3);
+  future->place = take_place(executor);
+  lua_rawseti(L, -2, future->place);
+  if (peri_unlikely(!lua_isnil(L, idx + 2))) {
+    lua_pushvalue(L, idx + 2);
+    lua_rawseti(L, -2, -(lua_Integer)future->place);
+    future->has_refs = true;
+  }
+  peri__job_put(&future->job, &future->job.in, lua_touserdata(L, idx + 1));
+  future->executor = executor;
+  count(executor, 1);
+  int status = pool->ops->attach != NULL && rt->run != NULL
+                   ? pool->ops->attach(pool, L, rt->run->loop)
+                   : 0;
+  if (status == 0)
+    status = pool->ops->submit(pool, &future->job);
+  if (peri_likely(status == 0)) {
+    lua_pop(L, 1);
+    return;
+  }
+  forget_job(L, future, lua_gettop(L));
+  peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
+              uv_strerror(status));
+}
+
+/* How often the job of the call table at idx may be tried again. */
+static uint16_t check_retries(lua_State *L, peri_runtime *rt, int idx)
+{
+  int type = lua_getfield(L, idx, "retries");
+  lua_Integer n = lua_tointeger(L, -1);
+  if (type != LUA_TNIL && (!lua_isinteger(L, -1) || n < 0))
+    peri__throw(L, rt, PERI_ERR_VALUE,
+                "retries must be an integer that is not negative");
+  lua_pop(L, 1);
+  return n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
+}
+
+/* [handle, ..., function and arguments, or a call table, from at on] -> future
+ */
+static int submit(lua_State *L, peri_runtime *rt, int at, int loop_idx)
+{
+  int fn = peri__open_call(L, rt, at);
+  uint16_t retries =
+      peri_unlikely(fn != at) ? check_retries(L, rt, at) : (uint16_t)0;
+  int n = lua_gettop(L) - fn + 1, idx = fn + n;
+  peri__executor *executor = ((handle *)lua_touserdata(L, 1))->executor;
+  check_takes_jobs(L, rt, executor);
+  peri__check_stack(L, LUA_MINSTACK);
+  lua_getiuservalue(L, 1, 1); /* the executor, at idx */
+  peri__message *message = push_message(L, idx);
+  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
+  peri__executor_anchor(L, executor, idx);
+  push_future(L, rt, executor, loop_idx)->job.retries = retries;
+  hand_over(L, rt, executor, idx);
+  lua_pushvalue(L, idx + 1);
+  lua_setiuservalue(L, idx, SPARE);
+  return 1;
+}
+
+static int submitted_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)L, (void)status, (void)ctx;
+  return 1;
+}
+
+/* There are as many jobs as there may be: the library waits for room. */
+static peri_cold int submit_later(lua_State *L)
+{
+  int n = lua_gettop(L);
+  lua_getfield(L, 1, "_submit_later");
+  lua_insert(L, 2);
+  lua_pushvalue(L, 1);
+  lua_insert(L, 3);
+  lua_callk(L, n, 1, 0, submitted_k);
+  return 1;
+}
+
+static bool is_full(const peri__executor *executor)
+{
+  return executor->limit != 0 &&
+         (executor->waiting > 0 ||
+          executor->pending + executor->granted >= executor->limit);
+}
+
+/* executor:submit(fn, ...) -> future */
+static int l_submit(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  handle *this = check_handle(L, rt);
+  if (peri_unlikely(is_full(this->executor)))
+    return submit_later(L);
+  return submit(L, rt, 2, 0);
+}
+
+/* executor:_submit_now(fn, ...) -> future: whether there is room or not */
+static int l_submit_now(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  check_handle(L, rt);
+  return submit(L, rt, 2, 0);
+}
+
+/* submit_for(executor, loop, fn, ...) -> future of the loop */
+static int l_submit_for(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  check_handle(L, rt);
+  peri__check_loop(L, rt, 2);
+  return submit(L, rt, 3, 2);
+}
+
+/* -- Ending ----------------------------------------------------------------- */
+
+/* executor:cancel_queued(): withdraws what has not begun, cancels its futures. */
+static int l_cancel_queued(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L); /* at 2 */
+  peri_list jobs;
+  peri__list_init(&jobs);
+  executor->pool->ops->withdraw_all(executor->pool, &jobs);
+  while (!peri__list_empty(&jobs)) {
+    peri__job_future *future = node_future(peri__list_shift(&jobs));
+    lua_getiuservalue(L, 2, FUTURES);
+    lua_rawgeti(L, 3, future->place);
+    if (is_open(future))
+      end_cancelled(L, rt, 4, 0, 3);
+    else
+      forget_job(L, future, 3);
+    lua_settop(L, 2);
+  }
+  peri__room_grant(L, rt, 2);
+  return 0;
+}
+
+static void close_executor(peri__executor *executor)
+{
+  if (executor->pool == NULL || executor->pool->closed)
+    return;
+  if (executor->anchored) {
+    executor->ending = true;
+    peri__external(executor->rt, 1);
+  }
+  peri__executor_close_pool(executor);
+}
+
+/* executor:close(): no more jobs. */
+static int l_close(lua_State *L)
+{
+  close_executor(peri__check_executor(L));
+  return 0;
+}
+
+/* executor:when_ended(future): the future is done when the workers of the closed
+ * pool have ended. */
+static int l_when_ended(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__check_future(L, rt, 2);
+  lua_settop(L, 2);
+  peri__executor *executor = peri__check_executor(L); /* at 3 */
+  if (lua_getiuservalue(L, 3, WAITERS) != LUA_TTABLE) {
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 3, WAITERS);
+  }
+  lua_pushvalue(L, 2);
+  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  if (!executor->anchored)
+    finish(L, rt, 3);
+  return 0;
+}
+
+/* executor:join(): blocks the thread until the workers of the closed pool have
+ * ended. The post that tells of their end comes all the same. */
+static int l_join(lua_State *L)
+{
+  lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L); /* at 2 */
+  executor->pool->ops->join(executor->pool);
+  settle_all(L, peri__rt(L), 2);
+  return 0;
+}
+
+/* Nobody can submit any more: the workers do what there is, and end. */
+static int l_handle_gc(lua_State *L)
+{
+  handle *this = lua_touserdata(L, 1);
+  close_executor(this->executor);
+  return 0;
+}
+
+/* -- The class -------------------------------------------------------------- */
+
+/* Futures that the script still has are told that nothing will come. */
+static void orphan_futures(lua_State *L, int idx)
+{
+  lua_getiuservalue(L, idx, FUTURES);
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    peri__job_future *future = lua_touserdata(L, -1);
+    if (future != NULL) {
+      peri__job_fini(&future->job);
+      future->executor = NULL;
+    }
+    lua_pop(L, 1);
+  }
+}
+
+static int l_gc(lua_State *L)
+{
+  peri__executor *executor = lua_touserdata(L, 1);
+  if (executor->pool != NULL) {
+    peri__executor_close_pool(executor);
+    executor->pool->ops->join(executor->pool);
+    close_peers(L, executor);
+    peri__home_drop_notes(&executor->home);
+    orphan_futures(L, 1);
+    executor->pool->ops->free(executor->pool);
+    executor->pool = NULL;
+  }
+  free(executor->free);
+  executor->free = NULL;
+  return 0;
+}
+
+/* executor:_set_spin(seconds), before anybody submits */
+static int l_set_spin(lua_State *L)
+{
+  lua_Number seconds = luaL_checknumber(L, 2);
+  lua_settop(L, 1);
+  peri__executor *executor = peri__check_executor(L);
+  executor->pool->spin = (uint64_t)peri__nanoseconds(seconds);
+  return 0;
+}
+
+peri__executor *peri__executor_new(lua_State *L)
+{
+  peri__executor *executor =
+      lua_newuserdatauv(L, sizeof *executor, PERI__EXECUTOR_ROOM);
+  *executor = (peri__executor){.rt = peri_of(L)};
+  peri__list_init(&executor->done);
+  peri__home_init(&executor->home, executor->rt, deliver, executor);
+  luaL_setmetatable(L, EXECUTOR);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, FUTURES);
+  return executor;
+}
+
+void peri__executor_push_handle(lua_State *L)
+{
+  handle *this = lua_newuserdatauv(L, sizeof *this, 1);
+  this->executor = lua_touserdata(L, -2);
+  lua_insert(L, -2);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, HANDLE);
+}
+
+static const luaL_Reg methods[] = {{"submit", l_submit},
+                                   {"_submit_now", l_submit_now},
+                                   {"_set_spin", l_set_spin},
+                                   {"_submit_for", l_submit_for},
+                                   {"_cancel_queued", l_cancel_queued},
+                                   {"_close", l_close},
+                                   {"_when_ended", l_when_ended},
+                                   {"_join", l_join},
+                                   {NULL, NULL}};
+
+static void make_metatable(lua_State *L, const char *name, lua_CFunction gc)
+{
+  luaL_newmetatable(L, name);
+  lua_pushcfunction(L, gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+}
+
+/* The class of handles, to which the library adds; its methods are pushed. */
+static void push_methods(lua_State *L, peri_runtime *rt)
+{
+  luaL_getmetatable(L, HANDLE);
+  rt->meta_executor = lua_topointer(L, -1);
+  lua_pushliteral(L, "Executor");
+  lua_setfield(L, -2, "__name");
+  lua_newtable(L);
+  lua_pushlightuserdata(L, rt);
+  luaL_setfuncs(L, methods, 1);
+  lua_pushlightuserdata(L, rt);
+  luaL_setfuncs(L, peri__room_methods, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__index");
+  lua_remove(L, -2);
+}
+
+void peri__executor_open(lua_State *L, peri_runtime *rt)
+{
+  make_metatable(L, EXECUTOR, l_gc);
+  make_metatable(L, MESSAGE, l_message_gc);
+  make_metatable(L, HANDLE, l_handle_gc);
+  push_methods(L, rt);
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  luaL_getmetatable(L, HANDLE);
+  lua_setfield(L, -2, "Executor_meta");
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "Executor");
+  lua_pop(L, 1);
+  peri__job_future_open(L, rt);
+  rt->job_cancel = cancel;
+  peri__executors_open(L, rt);
+}

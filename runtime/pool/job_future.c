@@ -1,0 +1,168 @@
+/*
+ * job_future.c: what scripts call on the future of a job.
+ *
+ * It is a future of the core (future.c) that belongs to no loop: tasks of any
+ * loop of the runtime await it. What is Python's own of it: `result` and
+ * `exception` wait, with a timeout, in the task or outside of loops; a wait there
+ * leaves the job alone when the task is cancelled; and done callbacks are called
+ * where the future becomes done.
+ */
+#include "pool/executor.h"
+
+static peri__job_future *check_future(lua_State *L, peri_runtime *rt)
+{
+  peri_future *future = peri__to_future(L, rt, 1);
+  if (peri_unlikely(future == NULL || future->kind != PERI_KIND_JOB))
+    peri__arg_type_error(L, rt, 1, "Future");
+  return (peri__job_future *)future;
+}
+
+/* The values of the done future at 1. */
+static int return_result(lua_State *L, peri_runtime *rt)
+{
+  return peri__future_return(L, rt, 1);
+}
+
+/* Its error, or nil. */
+static int return_exception(lua_State *L, peri_runtime *rt)
+{
+  peri_future *future = lua_touserdata(L, 1);
+  if (future->state == PERI_CANCELLED)
+    return peri__future_return(L, rt, 1); /* which raises */
+  if (future->state == PERI_FINISHED) {
+    lua_pushnil(L);
+    return 1;
+  }
+  peri__check_stack(L, 8);
+  peri__future_push_error(L, rt, 1);
+  peri__future_carry_trace(L, rt, 1, lua_gettop(L));
+  return 1;
+}
+
+static int parked_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)status;
+  peri_runtime *rt = peri__rt(L);
+  peri__unpark(L, rt);
+  return ctx ? return_exception(L, rt) : return_result(L, rt);
+}
+
+static int waited_k(lua_State *L, int status, lua_KContext ctx)
+{
+  (void)status;
+  return ctx ? return_exception(L, peri__rt(L)) : return_result(L, peri__rt(L));
+}
+
+/* future:result(timeout), future:exception(timeout): with a timeout, and outside
+ * of loops, the library waits. */
+static int wait_for_end(lua_State *L, bool exception, const char *what)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri_future *future = &check_future(L, rt)->future;
+  lua_settop(L, 2);
+  if (future->state != PERI_PENDING)
+    return waited_k(L, LUA_OK, exception);
+  if (rt->run == NULL || !lua_isnil(L, 2)) {
+    lua_getfield(L, 1, "_wait");
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_pushstring(L, what);
+    lua_callk(L, 3, 0, exception, waited_k);
+    return waited_k(L, LUA_OK, exception);
+  }
+  peri_task *task = peri__wait_check(L, rt, what);
+  task->resource = future;
+  task->wait = PERI_WAIT_RESULT;
+  if (peri_unlikely(task->flags & PERI_T_MUST_CANCEL))
+    peri__park_cancelled(task);
+  else
+    peri__list_push(&future->callbacks, &task->timer.node);
+  return peri__park(L, rt, exception, parked_k);
+}
+
+static int l_result(lua_State *L)
+{
+  return wait_for_end(L, false, "result");
+}
+
+static int l_exception(lua_State *L)
+{
+  return wait_for_end(L, true, "exception");
+}
+
+/* Whether the options at 2 ask to interrupt a job that runs. */
+static bool wants_running(lua_State *L, peri_runtime *rt)
+{
+  if (lua_isnoneornil(L, 2))
+    return false;
+  if (!lua_istable(L, 2))
+    peri__arg_type_error(L, rt, 2, "table of options");
+  lua_getfield(L, 2, "running");
+  bool wants = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return wants;
+}
+
+/* future:cancel([{running=}]) */
+static int l_cancel(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__job_future *future = check_future(L, rt);
+  peri_future *head = &future->future;
+  bool running = wants_running(L, rt);
+  lua_settop(L, 1);
+  bool cancelled = head->state == PERI_CANCELLED;
+  if (head->state == PERI_PENDING)
+    cancelled = peri__future_cancel_checked(L, rt, 1, 0);
+  peri__pool *pool = future->executor ? future->executor->pool : NULL;
+  if (running && head->state == PERI_PENDING && pool != NULL)
+    cancelled = pool->ops->interrupt(pool, &future->job);
+  lua_pushboolean(L, cancelled);
+  return 1;
+}
+
+static int l_running(lua_State *L)
+{
+  peri__job_future *future = check_future(L, peri__rt(L));
+  peri__pool *pool = future->executor ? future->executor->pool : NULL;
+  lua_pushboolean(L, future->future.state == PERI_PENDING && pool != NULL &&
+                         pool->ops->running(pool, &future->job));
+  return 1;
+}
+
+/* job_future(x): whether it is the future of a job that belongs to no loop */
+static int l_is_job_future(lua_State *L)
+{
+  peri_future *future = peri__to_future(L, peri__rt(L), 1);
+  lua_pushboolean(L, future != NULL && future->kind == PERI_KIND_JOB &&
+                         future->loop == NULL);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"result", l_result},
+                                   {"exception", l_exception},
+                                   {"cancel", l_cancel},
+                                   {"running", l_running},
+                                   {NULL, NULL}};
+
+/* now(): seconds of the real clock */
+static int l_now(lua_State *L)
+{
+  lua_pushnumber(L, (lua_Number)uv_hrtime() / 1e9);
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"is_job_future", l_is_job_future}, {"now", l_now}, {NULL, NULL}};
+
+void peri__job_future_open(lua_State *L, peri_runtime *rt)
+{
+  peri__push_methods(L, rt, PERI_REF_JOB);
+  lua_pushlightuserdata(L, rt);
+  luaL_setfuncs(L, methods, 1);
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "JobFuture");
+  lua_pop(L, 1);
+  peri__register(L, rt, functions);
+}

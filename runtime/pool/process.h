@@ -1,0 +1,136 @@
+/*
+ * process.h: what the files about process pools share on the owner's side:
+ * process_pool.c has the jobs and the life of workers, process_talk.c what goes to
+ * and comes from a worker, process_watch.c the loop that watches their sockets.
+ */
+#ifndef PERI_POOL_PROCESS_H
+#define PERI_POOL_PROCESS_H
+
+#include "pool/process_pool.h"
+
+typedef struct process_pool process_pool;
+typedef struct process process;
+
+/* A job that a worker has: job->carrier is this. */
+typedef struct slot {
+  process *process;
+  peri__job *job; /* NULL: it was taken back */
+  bool begun;     /* without a page: the worker has told */
+  bool interrupted;
+} slot;
+
+/* Of libuv's; outlives the process until it is closed. */
+typedef struct watch {
+  uv_poll_t poll;
+  peri_kernel *kernel;
+  process *process; /* NULL: it is closing */
+} watch;
+
+struct process {
+  process_pool *pool;
+  pid_t pid;
+  peri__channel channel;
+  peri__reader reader;
+  int control;
+  watch *watch;
+  peri__chunk_places in, out;
+  peri__buffer backlog; /* what the channel had no room for */
+  size_t written;       /* of it */
+  uint32_t first, next; /* the oldest job without an answer; the next one */
+  uint32_t live;        /* jobs between those that were not taken back */
+  uint32_t tasks;       /* jobs it has, or had */
+  bool hello, ready, answered;
+  bool held;    /* the watch keeps its loop from being idle */
+  bool closing; /* gets no more jobs; its end is expected */
+  bool damaged; /* what it sent makes no sense */
+  slot slots[PERI__WINDOW];
+};
+
+struct process_pool {
+  peri__pool head;
+  peri__process_options options;
+  peri__message setup; /* that of SETUP */
+  peri_list queue;     /* jobs with carrier NULL */
+  process **processes;
+  struct pollfd *looks; /* as many as there is room for processes */
+  unsigned count, room;
+  unsigned failures; /* workers that have died before they did anything, since
+                        one did */
+  bool used;         /* a job was submitted: the owner waits for the end */
+  char *broken;
+  peri_io io; /* listed with the loop that watches; its loop NULL: none does */
+  peri_io_node deliver;
+};
+
+static inline peri__job *node_job(peri_node *node)
+{
+  return (peri__job *)((char *)node - offsetof(peri__job, node));
+}
+
+static inline void push_front(peri_list *list, peri__job *job)
+{
+  job->node.link.next = list->next;
+  job->node.link.previous = list;
+  list->next->previous = &job->node.link;
+  list->next = &job->node.link;
+}
+
+static inline void end_job(peri__job *job, peri__outcome outcome, char *text)
+{
+  job->carrier = NULL;
+  job->outcome = (uint8_t)outcome;
+  job->text = text;
+  peri__job_done(job);
+}
+
+static inline atomic_uchar *ahead_of(process *p, uint32_t serial)
+{
+  return &p->channel.page->ahead[serial % PERI__WINDOW];
+}
+
+static inline uint32_t window_of(const process *p)
+{
+  return p->channel.page != NULL ? PERI__WINDOW : 1;
+}
+
+/* -- process_pool.c -------------------------------------------------------------- */
+
+/* The jobs that wait go to workers that take them. */
+void peri__process_pool_hand_out(process_pool *pool);
+/* The worker may be idle: finds it jobs, or an end. */
+void peri__process_settle_idle(process_pool *pool, process *p);
+/* Every job fails, those that run too, and the workers with them. Takes the
+ * text, which follows "the pool is broken". */
+void peri__process_pool_break(process_pool *pool, char *text);
+/* The worker has gone, and all that it sent was read. Frees it. */
+void peri__process_lost(process *p);
+
+/* -- process_talk.c -------------------------------------------------------------- */
+
+/* Sends a packet with a message; code that the worker has not got goes ahead. */
+void peri__process_send(process *p, peri__packet packet,
+                        const peri__message *message);
+/* Sends what the channel had no room for before. */
+void peri__process_flush(process *p);
+/* The worker is beyond help: its death is seen when its channel ends. */
+void peri__process_put_down(process *p);
+/* The worker may have sent something. The process may be gone afterwards. */
+void peri__process_look(process *p);
+
+/* -- process_watch.c ------------------------------------------------------------- */
+
+/* Has the pool's loop watch the worker: 0 or a libuv error. */
+int peri__process_watch(process *p);
+void peri__process_unwatch(process *p);
+/* What it is watched for may have changed. */
+void peri__process_rewatch(process *p);
+/* The loop is kept from being idle while something will come. */
+void peri__process_hold(process *p);
+void peri__process_pool_poll(peri__pool *head);
+int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop);
+void peri__process_pool_detach(process_pool *pool);
+void peri__process_pool_on_loop_close(peri_io *io);
+void peri__process_pool_deliver(lua_State *L, peri_runtime *rt,
+                                peri_io_node *node);
+
+#endif

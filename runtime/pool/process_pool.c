@@ -1,0 +1,615 @@
+/*
+ * process_pool.c: worker processes and their jobs, on the owner's side.
+ *
+ * There is no thread: the running loop watches the workers' sockets, and does
+ * what there is to do when one wakes it (channel.c). Jobs are sent ahead, so
+ * that a worker goes from one to the next by itself, and a burst of jobs costs
+ * one wake-up. In the page that owner and worker share stands for each of them
+ * whether the worker has begun it: who changes that from QUEUED has the job. So
+ * a job that was sent can still be withdrawn, or taken back for a worker that
+ * is idle, and it is known which job a dead worker ran. Without a page one job
+ * at a time is sent.
+ *
+ * Answers come in the order of the jobs, one for each, also for those that were
+ * taken back. The owner keeps a job's message until then.
+ *
+ * Death. The channel's end tells of it; what the worker had written before is
+ * read first. The job it ran fails, or is tried again if it may be; the others
+ * that it had go back to the head of the queue, and a new worker starts if there
+ * is work for one. A pool breaks, as CPython's do, when a job ends its worker by
+ * exit (unless on_worker_death is "replace"), when any worker dies ("break"),
+ * and when workers do not even start.
+ *
+ * A worker sees by its control socket that the owner is gone; memory that both
+ * share has no name. So nothing is left of a pool whose owner was killed.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "pool/process.h"
+#include "pool/shared.h"
+
+enum {
+  START_ATTEMPTS = 5,     /* workers that die in a row and do nothing before */
+  REAP_ATTEMPTS = 1000,   /* some 100 ms until a process is killed whose */
+  REAP_PAUSE = 100 * 1000 /* channel has ended; nanoseconds */
+};
+
+/* -- Jobs ahead ------------------------------------------------------------------ */
+
+static void give(process *p, peri__job *job)
+{
+  uint32_t serial = p->next++;
+  slot *at = &p->slots[serial % PERI__WINDOW];
+  *at = (slot){.process = p, .job = job};
+  job->carrier = at;
+  p->live++;
+  p->tasks++;
+  peri__process_hold(p);
+  if (p->channel.page != NULL)
+    atomic_store_explicit(ahead_of(p, serial), PERI__AHEAD_QUEUED,
+                          memory_order_relaxed);
+  peri__process_send(
+      p, (peri__packet){.kind = PERI__PACKET_JOB, .slot = serial}, &job->in);
+}
+
+/* Takes back the job in the slot, if the worker has not begun it. */
+static bool take_back(process *p, slot *at)
+{
+  unsigned char queued = PERI__AHEAD_QUEUED;
+  if (p->channel.page == NULL ||
+      !atomic_compare_exchange_strong(&p->channel.page->ahead[at - p->slots],
+                                      &queued, PERI__AHEAD_WITHDRAWN))
+    return false;
+  at->job->carrier = NULL;
+  at->job = NULL;
+  p->live--;
+  p->tasks--;
+  return true;
+}
+
+/* Takes back up to most of the jobs that the worker would begin last, to the
+ * head of a list, in order. */
+static uint32_t take_last(process *p, uint32_t most, peri_list *jobs)
+{
+  uint32_t taken = 0;
+  for (uint32_t i = p->next; i != p->first && taken < most; i--) {
+    slot *at = &p->slots[(i - 1) % PERI__WINDOW];
+    peri__job *job = at->job;
+    if (job == NULL)
+      continue;
+    if (!take_back(p, at))
+      break;
+    push_front(jobs, job);
+    taken++;
+  }
+  return taken;
+}
+
+/* -- Starting workers ------------------------------------------------------------ */
+
+static bool make_room(process_pool *pool)
+{
+  if (pool->count < pool->room)
+    return true;
+  unsigned room = pool->room > 0 ? 2 * pool->room : 4;
+  process **processes = realloc(pool->processes, room * sizeof *processes);
+  if (processes == NULL)
+    return false;
+  pool->processes = processes;
+  struct pollfd *looks = realloc(pool->looks, room * sizeof *looks);
+  if (looks == NULL)
+    return false;
+  pool->looks = looks;
+  pool->room = room;
+  return true;
+}
+
+static void free_process(process *p)
+{
+  if (p->control >= 0)
+    close(p->control);
+  peri__channel_fini(&p->channel);
+  peri__shared_unmap((char *)p->channel.page, sizeof(peri__page));
+  peri__reader_fini(&p->reader);
+  peri__buffer_fini(&p->backlog);
+  peri__chunk_places_fini(&p->in);
+  peri__chunk_places_fini(&p->out);
+  free(p);
+}
+
+static int start_process(process_pool *pool)
+{
+  peri__started started;
+  process *p = make_room(pool) ? calloc(1, sizeof *p) : NULL;
+  if (p == NULL)
+    return UV_ENOMEM;
+  int code = peri__worker_start(pool->options.command, &started);
+  if (code < 0) {
+    free(p);
+    return code;
+  }
+  p->pool = pool;
+  p->pid = started.pid;
+  p->control = started.control;
+  peri__channel_init(&p->channel, started.channel, started.page, true);
+  pool->processes[pool->count++] = p;
+  peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
+                     &pool->setup);
+  if (pool->io.loop != NULL && peri__process_watch(p) < 0)
+    peri__process_put_down(p);
+  return 0;
+}
+
+static unsigned active(const process_pool *pool)
+{
+  unsigned n = 0;
+  for (unsigned i = 0; i < pool->count; i++)
+    n += !pool->processes[i]->closing;
+  return n;
+}
+
+/* As many as there are jobs for. 0 if there is one at all. */
+static int start_processes(process_pool *pool)
+{
+  unsigned n = active(pool);
+  int code = 0;
+  while (code == 0 && n < pool->options.max_workers &&
+         n < atomic_load(&pool->head.pending)) {
+    code = start_process(pool);
+    n += code == 0;
+  }
+  return n > 0 ? 0 : code;
+}
+
+/* -- Handing out ------------------------------------------------------------------- */
+
+static bool takes_jobs(const process *p)
+{
+  uint32_t most = p->pool->options.max_tasks;
+  return !p->closing && !p->damaged && p->backlog.length == 0 &&
+         p->next - p->first < window_of(p) && (most == 0 || p->tasks < most);
+}
+
+/* The one that would begin a job first. */
+static process *choose(process_pool *pool)
+{
+  process *best = NULL;
+  uint32_t least = UINT32_MAX;
+  for (unsigned i = 0; i < pool->count && least > 0; i++) {
+    process *p = pool->processes[i];
+    uint32_t load = 2 * p->live + !p->ready;
+    if (load < least && takes_jobs(p)) {
+      best = p;
+      least = load;
+    }
+  }
+  return best;
+}
+
+void peri__process_pool_hand_out(process_pool *pool)
+{
+  process *p;
+  while (!peri__list_empty(&pool->queue) && (p = choose(pool)) != NULL)
+    give(p, node_job(peri__list_shift(&pool->queue)));
+}
+
+/* The worker is idle, and so is the queue: it gets half of what another one has
+ * not begun. */
+static void balance(process_pool *pool, process *idle)
+{
+  process *most = NULL;
+  for (unsigned i = 0; i < pool->count; i++) {
+    process *p = pool->processes[i];
+    if (p->live > 1 && (most == NULL || p->live > most->live))
+      most = p;
+  }
+  if (most == NULL || !takes_jobs(idle))
+    return;
+  take_last(most, most->live / 2, &pool->queue);
+  peri__process_pool_hand_out(pool);
+}
+
+/* -- Ending ---------------------------------------------------------------------------- */
+
+static void shut_down(process *p)
+{
+  if (p->closing)
+    return;
+  p->closing = true;
+  shutdown(p->channel.fd, SHUT_WR);
+  peri__process_hold(p);
+}
+
+/* It has no jobs; finds it some, or an end. */
+void peri__process_settle_idle(process_pool *pool, process *p)
+{
+  if (p->closing || p->live > 0)
+    return;
+  if (peri__list_empty(&pool->queue))
+    balance(pool, p);
+  uint32_t most = pool->options.max_tasks;
+  if (p->live == 0 && p->backlog.length == 0 &&
+      (pool->head.closed || (most > 0 && p->tasks >= most)))
+    shut_down(p);
+}
+
+static void check_ended(process_pool *pool)
+{
+  if (!pool->head.closed || pool->count > 0 || atomic_load(&pool->head.ended))
+    return;
+  atomic_store(&pool->head.ended, true);
+  peri__home_notify(pool->head.home);
+}
+
+static void fail_queue(process_pool *pool, peri__outcome outcome,
+                       const char *text)
+{
+  while (!peri__list_empty(&pool->queue)) {
+    peri__job *job = node_job(peri__list_shift(&pool->queue));
+    end_job(job, outcome, text != NULL ? strdup(text) : NULL);
+  }
+}
+
+/* Every job fails, those that run too, and the workers with them. Takes the
+ * text, which follows "the pool is broken". */
+void peri__process_pool_break(process_pool *pool, char *text)
+{
+  if (atomic_load(&pool->head.broken) != NULL) {
+    free(text);
+    return;
+  }
+  pool->broken = text;
+  atomic_store(&pool->head.broken, text != NULL ? text : ", out of memory");
+  for (unsigned i = 0; i < pool->count; i++) {
+    process *p = pool->processes[i];
+    for (; p->first != p->next; p->first++) {
+      peri__job *job = p->slots[p->first % PERI__WINDOW].job;
+      if (job != NULL)
+        end_job(job, PERI__JOB_BROKEN, NULL);
+    }
+    p->live = 0;
+    p->closing = true;
+    peri__process_hold(p);
+    kill(p->pid, SIGKILL);
+  }
+  fail_queue(pool, PERI__JOB_BROKEN, NULL);
+}
+
+/* -- Death ---------------------------------------------------------------------------- */
+
+/* The channel has ended, and the process mostly has, too. Its status, or -1. */
+static int reap(process *p)
+{
+  static const struct timespec pause = {.tv_nsec = REAP_PAUSE};
+  int status = -1;
+  for (int i = 0; i < REAP_ATTEMPTS; i++) {
+    pid_t pid = waitpid(p->pid, &status, WNOHANG);
+    if (pid == p->pid)
+      return status;
+    if (pid < 0 && errno != EINTR)
+      return -1; /* somebody else has */
+    if (i < 10)
+      sched_yield();
+    else
+      nanosleep(&pause, NULL);
+  }
+  kill(p->pid, SIGKILL);
+  while (waitpid(p->pid, &status, 0) < 0)
+    if (errno != EINTR)
+      return -1;
+  return status;
+}
+
+static void tell_end(const process *p, int status, char *text, size_t size)
+{
+  int pid = (int)p->pid;
+  if (p->damaged)
+    snprintf(text, size, "worker process %d sent what is no answer", pid);
+  else if (status >= 0 && WIFSIGNALED(status))
+    snprintf(text, size, "worker process %d was killed by signal %d (%s)", pid,
+             WTERMSIG(status), strsignal(WTERMSIG(status)));
+  else if (status >= 0)
+    snprintf(text, size, "worker process %d ended with status %d", pid,
+             WEXITSTATUS(status));
+  else
+    snprintf(text, size, "worker process %d has gone", pid);
+}
+
+/* Why the pool cannot go on after this death, behind ", "; NULL: it can. began:
+ * the worker ran a job. */
+static char *breaks(process *p, int status, const char *end, bool began)
+{
+  process_pool *pool = p->pool;
+  const char *program = pool->options.command[0];
+  bool killed = p->damaged || status < 0 || WIFSIGNALED(status);
+  char text[400];
+  if (!p->hello && !(killed && !p->damaged))
+    snprintf(text, sizeof text,
+             ", %s before it said hello: is '%.200s' a worker program?", end,
+             program);
+  else if (!p->answered && !began && ++pool->failures >= START_ATTEMPTS)
+    snprintf(text, sizeof text, ", %s before it did anything", end);
+  else if (!p->ready && !killed)
+    snprintf(text, sizeof text, ", %s while it started", end);
+  else if (p->ready && (pool->options.on_death == PERI__DEATH_BREAKS ||
+                        (pool->options.on_death == PERI__DEATH_DEFAULT &&
+                         !killed && began)))
+    snprintf(text, sizeof text, ", %s", end);
+  else
+    return NULL;
+  return strdup(text);
+}
+
+/* What the dead worker's job comes to. */
+static void lose_job(process *p, slot *at, const char *end)
+{
+  peri__job *job = at->job;
+  p->live--;
+  if (at->interrupted) {
+    end_job(job, PERI__JOB_CANCELLED, NULL);
+  } else if (job->retries > 0) {
+    job->retries--;
+    job->carrier = NULL;
+    push_front(&p->pool->queue, job);
+  } else {
+    end_job(job, PERI__JOB_BROKEN, strdup(end));
+  }
+}
+
+static void forget(process_pool *pool, process *p)
+{
+  for (unsigned i = 0; i < pool->count; i++)
+    if (pool->processes[i] == p) {
+      pool->processes[i] = pool->processes[--pool->count];
+      break;
+    }
+}
+
+/* Whether the worker has begun its first job. */
+static bool has_begun(process *p)
+{
+  if (p->first == p->next || p->slots[p->first % PERI__WINDOW].job == NULL)
+    return false;
+  if (p->channel.page == NULL)
+    return p->slots[p->first % PERI__WINDOW].begun;
+  return atomic_load(ahead_of(p, p->first)) == PERI__AHEAD_CLAIMED;
+}
+
+/* The jobs it has not begun are the first of the queue again. */
+static void requeue(process *p)
+{
+  for (uint32_t i = p->next; i != p->first; i--) {
+    peri__job *job = p->slots[(i - 1) % PERI__WINDOW].job;
+    if (job == NULL)
+      continue;
+    job->carrier = NULL;
+    push_front(&p->pool->queue, job);
+  }
+}
+
+/* The worker has gone, and all that it sent was read. */
+void peri__process_lost(process *p)
+{
+  process_pool *pool = p->pool;
+  char end[120];
+  int status = reap(p);
+  bool began = has_begun(p);
+  slot *at = &p->slots[p->first % PERI__WINDOW];
+  tell_end(p, status, end, sizeof end);
+  bool expected = p->closing && p->live == 0;
+  char *why = expected || (began && at->interrupted)
+                  ? NULL
+                  : breaks(p, status, end, began);
+  peri__process_unwatch(p);
+  forget(pool, p);
+  p->first += began;
+  requeue(p);
+  if (began)
+    lose_job(p, at, end);
+  free_process(p);
+  if (why != NULL)
+    peri__process_pool_break(pool, why);
+  if (atomic_load(&pool->head.broken) == NULL) {
+    int code = start_processes(pool);
+    if (code < 0)
+      fail_queue(pool, PERI__JOB_FAILED, uv_strerror(code));
+    peri__process_pool_hand_out(pool);
+  }
+  check_ended(pool);
+}
+
+/* -- Operations ------------------------------------------------------------------------- */
+
+static int submit(peri__pool *head, peri__job *job)
+{
+  process_pool *pool = (process_pool *)head;
+  job->carrier = NULL;
+  pool->used = true;
+  if (pool->count < pool->options.max_workers) {
+    int code = start_processes(pool);
+    if (code < 0)
+      return code;
+  }
+  peri__list_push(&pool->queue, &job->node);
+  peri__process_pool_hand_out(pool);
+  return 0;
+}
+
+static bool withdraw(peri__pool *head, peri__job *job)
+{
+  (void)head;
+  slot *at = job->carrier;
+  if (at != NULL)
+    return take_back(at->process, at);
+  if (!peri__node_listed(&job->node))
+    return false;
+  peri__node_unlink(&job->node);
+  return true;
+}
+
+static void withdraw_all(peri__pool *head, peri_list *jobs)
+{
+  process_pool *pool = (process_pool *)head;
+  peri_list all;
+  peri__list_init(&all);
+  for (unsigned i = 0; i < pool->count; i++)
+    take_last(pool->processes[i], UINT32_MAX, &all);
+  peri__list_splice(jobs, &all);
+  peri__list_splice(jobs, &pool->queue);
+}
+
+static bool running(peri__pool *head, const peri__job *job)
+{
+  (void)head;
+  const slot *at = job->carrier;
+  if (at == NULL || at->process->channel.page == NULL)
+    return at != NULL && at->begun;
+  return atomic_load(
+             &at->process->channel.page->ahead[at - at->process->slots]) ==
+         PERI__AHEAD_CLAIMED;
+}
+
+static bool interrupt(peri__pool *head, peri__job *job)
+{
+  process_pool *pool = (process_pool *)head;
+  slot *at = job->carrier;
+  if (at == NULL || !running(head, job))
+    return false;
+  peri__order order = {.slot = at->process->first,
+                       .grace = pool->options.grace};
+  at->interrupted = true;
+  return send(at->process->control, &order, sizeof order,
+              MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof order;
+}
+
+static void close_pool(peri__pool *head)
+{
+  process_pool *pool = (process_pool *)head;
+  if (pool->used)
+    check_ended(pool);
+  else
+    atomic_store(&head->ended, true);
+  for (unsigned i = pool->count; i-- > 0;)
+    peri__process_settle_idle(pool, pool->processes[i]);
+}
+
+static void join(peri__pool *head)
+{
+  process_pool *pool = (process_pool *)head;
+  while (pool->count > 0) {
+    unsigned n = pool->count;
+    for (unsigned i = 0; i < n; i++) {
+      process *p = pool->processes[i];
+      bool writes = p->backlog.length > 0 && p->channel.page == NULL;
+      pool->looks[i] = (struct pollfd){
+          .fd = p->channel.fd,
+          .events = (short)(writes ? POLLIN | POLLOUT : POLLIN)};
+    }
+    if (poll(pool->looks, n, -1) < 0)
+      continue;
+    /* Backwards: one that goes is replaced by the last. */
+    for (unsigned i = n; i-- > 0;)
+      if (pool->looks[i].revents != 0 && i < pool->count &&
+          pool->processes[i]->channel.fd == pool->looks[i].fd) {
+        peri__channel_attend(&pool->processes[i]->channel);
+        peri__process_look(pool->processes[i]);
+      }
+  }
+}
+
+static void free_options(peri__process_options *options)
+{
+  for (int i = 0; options->command != NULL && options->command[i] != NULL; i++)
+    free(options->command[i]);
+  free(options->command);
+}
+
+static void free_pool(peri__pool *head)
+{
+  process_pool *pool = (process_pool *)head;
+  PERI_CHECK(pool->count == 0);
+  peri__process_pool_detach(pool);
+  free(pool->processes);
+  free(pool->looks);
+  free(pool->broken);
+  peri__message_fini(&pool->setup);
+  free_options(&pool->options);
+  free(pool);
+}
+
+static const peri__pool_ops ops = {
+    .broken_class = "BrokenProcessPool",
+    .submit = submit,
+    .withdraw = withdraw,
+    .withdraw_all = withdraw_all,
+    .running = running,
+    .interrupt = interrupt,
+    .attach = peri__process_pool_attach,
+    .poll = peri__process_pool_poll,
+    .close = close_pool,
+    .join = join,
+    .free = free_pool,
+};
+
+static int make_setup(process_pool *pool, const peri__worker_setup *from)
+{
+  const peri__buffer *initializer = &from->initializer.bytes;
+  peri__buffer *to = &pool->setup.bytes;
+  peri__setup head = {.memory_limit = from->options.memory_limit,
+                      .spin = pool->options.spin,
+                      .debug = from->options.debug,
+                      .deadlock = from->options.deadlock,
+                      .path = strlen(from->path),
+                      .cpath = strlen(from->cpath),
+                      .initializer = initializer->length};
+  const struct iovec parts[] = {{&head, sizeof head},
+                                {from->path, head.path},
+                                {from->cpath, head.cpath},
+                                {initializer->data, initializer->length}};
+  for (int i = 0; i < 4; i++) {
+    if (parts[i].iov_len == 0)
+      continue;
+    if (peri__buffer_reserve(to, parts[i].iov_len) < 0)
+      return UV_ENOMEM;
+    memcpy(to->data + to->length, parts[i].iov_base, parts[i].iov_len);
+    to->length += parts[i].iov_len;
+  }
+  for (uint32_t i = 0; i < from->initializer.chunk_count; i++)
+    if (peri__message_add_chunk(&pool->setup, from->initializer.chunks[i]) < 0)
+      return UV_ENOMEM;
+  return 0;
+}
+
+peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
+                                   peri__process_options *options)
+{
+  process_pool *pool = calloc(1, sizeof *pool);
+  if (pool == NULL) {
+    free_options(options);
+    peri__worker_setup_fini(setup);
+    return NULL;
+  }
+  pool->head.ops = &ops;
+  pool->head.home = home;
+  pool->head.spin = (uint64_t)options->spin;
+  pool->options = *options;
+  pool->io.close = peri__process_pool_on_loop_close;
+  pool->deliver.node.kind = PERI_NODE_IO;
+  pool->deliver.run = peri__process_pool_deliver;
+  peri__list_init(&pool->queue);
+  bool well = setup->path != NULL && setup->cpath != NULL &&
+              make_setup(pool, setup) == 0;
+  peri__worker_setup_fini(setup);
+  if (well)
+    return &pool->head;
+  free_pool(&pool->head);
+  return NULL;
+}

@@ -1,0 +1,255 @@
+/*
+ * process_talk.c: packets to and from one worker, on the owner's side. What comes
+ * is checked: a worker may have been damaged by its job, or be none.
+ */
+#include <signal.h>
+#include <string.h>
+
+#include "pool/process.h"
+
+/* -- Sending ------------------------------------------------------------------- */
+
+/* The worker is beyond help: its death is seen when its channel ends. */
+void peri__process_put_down(process *p)
+{
+  p->damaged = true;
+  kill(p->pid, SIGKILL);
+}
+
+void peri__process_flush(process *p)
+{
+  while (p->written < p->backlog.length) {
+    struct iovec part = {p->backlog.data + p->written,
+                         p->backlog.length - p->written};
+    ssize_t taken = peri__channel_write(&p->channel, &part, 1);
+    if (taken < 0)
+      return; /* its end will be seen */
+    if (taken == 0 && !peri__channel_want_room(&p->channel))
+      break;
+    p->written += (size_t)taken;
+  }
+  if (p->written == p->backlog.length)
+    p->backlog.length = p->written = 0;
+  peri__process_rewatch(p);
+}
+
+static void append(process *p, const char *data, size_t size)
+{
+  if (peri__buffer_reserve(&p->backlog, size) < 0) {
+    peri__process_put_down(p);
+    return;
+  }
+  memcpy(p->backlog.data + p->backlog.length, data, size);
+  p->backlog.length += size;
+}
+
+static void send_parts(process *p, const struct iovec *parts, int count)
+{
+  ssize_t taken = 0;
+  if (p->backlog.length == 0)
+    taken = peri__channel_write(&p->channel, parts, count);
+  if (taken < 0)
+    return; /* its end will be seen */
+  size_t skip = (size_t)taken;
+  for (int i = 0; i < count; i++) {
+    size_t length = parts[i].iov_len, gone = skip < length ? skip : length;
+    skip -= gone;
+    if (gone < length)
+      append(p, (const char *)parts[i].iov_base + gone, length - gone);
+  }
+  if (p->backlog.length > 0)
+    peri__process_flush(p);
+}
+
+/* Code that the worker has not got goes ahead. */
+void peri__process_send(process *p, peri__packet packet,
+                        const peri__message *message)
+{
+  unsigned char places[PERI__MESSAGE_CHUNKS];
+  uint32_t n = message->chunk_count;
+  peri__chunk_places_begin(&p->out);
+  for (uint32_t i = 0; i < n; i++) {
+    bool fresh;
+    peri__chunk *chunk = message->chunks[i];
+    places[i] = (unsigned char)peri__chunk_place(&p->out, chunk, &fresh);
+    if (!fresh)
+      continue;
+    peri__packet code = {
+        .kind = PERI__PACKET_CODE, .slot = places[i], .length = chunk->length};
+    const struct iovec parts[2] = {{&code, sizeof code},
+                                   {chunk->code, chunk->length}};
+    send_parts(p, parts, 2);
+  }
+  packet.chunks = (uint8_t)n;
+  packet.length = n + message->bytes.length;
+  const struct iovec parts[3] = {{&packet, sizeof packet},
+                                 {places, n},
+                                 {message->bytes.data, message->bytes.length}};
+  send_parts(p, parts, 3);
+}
+
+/* -- What workers send -------------------------------------------------------------- */
+
+static bool take_hello(process *p, const peri__packet *packet,
+                       const char *payload)
+{
+  peri__hello hello;
+  if (p->hello || packet->length != sizeof hello)
+    return false;
+  memcpy(&hello, payload, sizeof hello);
+  p->hello =
+      memcmp(hello.magic, PERI__PACKETS_MAGIC, sizeof hello.magic) == 0 &&
+      hello.format == PERI__PACKETS_FORMAT;
+  return p->hello;
+}
+
+/* 0; UV_ENOMEM; UV_EPROTO: no worker of ours sends that. */
+static int put_answer(process *p, peri__job *job, const peri__packet *packet,
+                      const char *payload)
+{
+  size_t n = packet->chunks, length = (size_t)packet->length - n;
+  peri__message out = {.bytes = {(char *)payload + n, length, length}};
+  if (n > packet->length)
+    return UV_EPROTO;
+  if (n == 0 && length <= PERI__JOB_ROOM) {
+    peri__job_put(job, &job->out, &out);
+    return 0;
+  }
+  out.bytes = (peri__buffer){0};
+  int code = 0;
+  for (size_t i = 0; i < n && code == 0; i++) {
+    peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
+    code = chunk == NULL                              ? UV_EPROTO
+           : peri__message_add_chunk(&out, chunk) < 0 ? UV_ENOMEM
+                                                      : 0;
+  }
+  if (code == 0 && peri__buffer_reserve(&out.bytes, length) < 0)
+    code = UV_ENOMEM;
+  if (code < 0) {
+    peri__message_fini(&out);
+    return code;
+  }
+  memcpy(out.bytes.data, payload + n, length);
+  out.bytes.length = length;
+  peri__job_put(job, &job->out, &out);
+  peri__message_fini(&out);
+  return 0;
+}
+
+static char *copy_text(const char *data, size_t length)
+{
+  return length > 0 ? strndup(data, length) : NULL;
+}
+
+static bool take_outcome(process *p, peri__job *job, const peri__packet *packet,
+                         const char *payload)
+{
+  if (packet->outcome != PERI__JOB_RETURNED &&
+      packet->outcome != PERI__JOB_RAISED) {
+    end_job(job, packet->outcome, copy_text(payload, (size_t)packet->length));
+    return true;
+  }
+  int code = put_answer(p, job, packet, payload);
+  end_job(job, code == 0 ? packet->outcome : PERI__JOB_FAILED, NULL);
+  return code != UV_EPROTO;
+}
+
+static bool take_done(process *p, const peri__packet *packet,
+                      const char *payload)
+{
+  if (!p->ready || p->first == p->next || packet->slot != p->first)
+    return false;
+  slot *at = &p->slots[p->first % PERI__WINDOW];
+  bool skipped = packet->outcome == PERI__PACKET_SKIPPED;
+  if (skipped != (at->job == NULL) ||
+      (!skipped && packet->outcome > PERI__JOB_CANCELLED))
+    return false;
+  p->first++;
+  p->answered = true;
+  p->pool->failures = 0;
+  if (skipped)
+    return true;
+  peri__job *job = at->job;
+  at->job = NULL;
+  p->live--;
+  return take_outcome(p, job, packet, payload);
+}
+
+/* False: a worker of ours does not send that. */
+static bool take_packet(process *p, const peri__packet *packet,
+                        const char *payload)
+{
+  switch ((peri__packet_kind)packet->kind) {
+  case PERI__PACKET_HELLO:
+    return take_hello(p, packet, payload);
+  case PERI__PACKET_READY:
+    p->ready = p->hello;
+    return p->hello;
+  case PERI__PACKET_BROKEN: {
+    char text[400];
+    int length = packet->length < 300 ? (int)packet->length : 300;
+    snprintf(text, sizeof text, ", its initializer failed: %.*s", length,
+             length > 0 ? payload : "");
+    peri__process_pool_break(p->pool, strdup(text));
+    return true;
+  }
+  case PERI__PACKET_CODE:
+    return peri__chunk_arrived(&p->in, packet->slot, payload,
+                               (size_t)packet->length) == 0;
+  case PERI__PACKET_BEGUN:
+    p->slots[p->first % PERI__WINDOW].begun = packet->slot == p->first;
+    return packet->slot == p->first;
+  case PERI__PACKET_DONE:
+    return take_done(p, packet, payload);
+  default:
+    return false;
+  }
+}
+
+/* Whether it is worth waiting for the rest of such a packet. */
+static bool is_plausible(const process *p, const peri__packet *packet)
+{
+  static const uint64_t most = UINT64_C(1) << 40;
+  if (!p->hello)
+    return packet->kind == PERI__PACKET_HELLO &&
+           packet->length == sizeof(peri__hello);
+  return packet->length < most;
+}
+
+/* Reads what there is. False: it is damaged, or the end. */
+static bool read_packets(process *p)
+{
+  peri__packet packet;
+  const char *payload;
+  for (;;) {
+    while (peri__reader_next(&p->reader, &packet, &payload))
+      if (!take_packet(p, &packet, payload)) {
+        p->damaged = true;
+        return false;
+      }
+    ssize_t got = peri__reader_fill(&p->reader, &p->channel);
+    if (got < 0 ||
+        (peri__reader_peek(&p->reader, &packet) && !is_plausible(p, &packet))) {
+      p->damaged = got != UV_EOF;
+      return false;
+    }
+    if (got == 0 && peri__channel_sleep(&p->channel))
+      return true;
+  }
+}
+
+/* The worker may have sent something. The process may be gone afterwards. */
+void peri__process_look(process *p)
+{
+  process_pool *pool = p->pool;
+  if (!read_packets(p)) {
+    kill(p->pid, p->damaged ? SIGKILL : 0);
+    peri__process_lost(p);
+    return;
+  }
+  if (p->backlog.length > 0)
+    peri__process_flush(p);
+  peri__process_pool_hand_out(pool);
+  peri__process_settle_idle(pool, p);
+  peri__process_hold(p);
+}

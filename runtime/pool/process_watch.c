@@ -1,0 +1,166 @@
+/*
+ * process_watch.c: the loop that watches the workers' sockets, and how what comes
+ * reaches the futures from there.
+ */
+#include "pool/process.h"
+
+/* -- Watching ------------------------------------------------------------------------- */
+
+/* What comes home while this runs is delivered by a node in the ready queue, in
+ * place of a post: no wake-up of ourselves, and no memory. */
+static void look_from_loop(process *p)
+{
+  process_pool *pool = p->pool;
+  peri__home *home = pool->head.home;
+  bool ours = !atomic_exchange(&home->posted, true);
+  bool ended = atomic_load(&pool->head.ended);
+  peri__process_look(p);
+  if (!ours)
+    return;
+  if (atomic_load(&home->done) == NULL &&
+      atomic_load(&pool->head.ended) == ended)
+    atomic_store(&home->posted, false);
+  else if (pool->io.loop != NULL)
+    peri__loop_ready(pool->io.loop, &pool->deliver.node);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+  process *p = ((watch *)poll)->process;
+  (void)status, (void)events;
+  peri__channel_attend(&p->channel);
+  look_from_loop(p);
+}
+
+void peri__process_pool_poll(peri__pool *head)
+{
+  process_pool *pool = (process_pool *)head;
+  for (unsigned i = pool->count; i-- > 0;)
+    if (i < pool->count &&
+        peri__channel_has_bytes(&pool->processes[i]->channel))
+      look_from_loop(pool->processes[i]);
+}
+
+static int call_deliver(lua_State *L)
+{
+  peri__home *home = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  home->deliver(L, home->argument);
+  return 0;
+}
+
+void peri__process_pool_deliver(lua_State *L, peri_runtime *rt,
+                                peri_io_node *node)
+{
+  process_pool *pool =
+      (process_pool *)((char *)node - offsetof(process_pool, deliver));
+  lua_pushnil(L); /* the context */
+  lua_pushcfunction(L, call_deliver);
+  lua_pushlightuserdata(L, pool->head.home);
+  peri__call_in_context(L, rt, peri__running_loop(rt), 1,
+                        "the delivery of a pool");
+}
+
+/* A loop that has work looks at nothing else unless something keeps it from being
+ * idle: a worker does that from which something will come. */
+void peri__process_hold(process *p)
+{
+  bool hold_it = p->first != p->next || !p->ready || p->closing;
+  if (p->watch == NULL || hold_it == p->held)
+    return;
+  p->held = hold_it;
+  if (hold_it)
+    uv_ref((uv_handle_t *)&p->watch->poll);
+  else
+    uv_unref((uv_handle_t *)&p->watch->poll);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+  watch *it = (watch *)(void *)handle;
+  it->kernel->open--;
+  free(it);
+}
+
+void peri__process_rewatch(process *p)
+{
+  if (p->watch == NULL)
+    return;
+  int events = UV_READABLE;
+  if (p->backlog.length > 0 && p->channel.page == NULL)
+    events |= UV_WRITABLE;
+  uv_poll_start(&p->watch->poll, events, on_poll);
+}
+
+int peri__process_watch(process *p)
+{
+  peri_kernel *kernel = p->pool->io.loop->kernel;
+  watch *it = malloc(sizeof *it);
+  if (it == NULL)
+    return UV_ENOMEM;
+  int code = uv_poll_init(kernel->uv, &it->poll, p->channel.fd);
+  if (code < 0) {
+    free(it);
+    return code;
+  }
+  it->kernel = kernel;
+  it->process = p;
+  kernel->open++;
+  p->watch = it;
+  p->held = true; /* as libuv's handles are */
+  peri__process_hold(p);
+  peri__process_rewatch(p);
+  return 0;
+}
+
+void peri__process_unwatch(process *p)
+{
+  if (p->watch == NULL)
+    return;
+  p->watch->process = NULL;
+  uv_close((uv_handle_t *)&p->watch->poll, on_closed);
+  p->watch = NULL;
+}
+
+/* A delivery that is under way is made by a post. */
+void peri__process_pool_detach(process_pool *pool)
+{
+  if (pool->io.loop == NULL)
+    return;
+  pool->io.loop = NULL;
+  if (peri__node_listed(&pool->io.listed))
+    peri__node_unlink(&pool->io.listed);
+  for (unsigned i = 0; i < pool->count; i++)
+    peri__process_unwatch(pool->processes[i]);
+  if (!peri__node_listed(&pool->deliver.node))
+    return;
+  peri__node_unlink(&pool->deliver.node);
+  atomic_store(&pool->head.home->posted, false);
+  peri__home_notify(pool->head.home);
+}
+
+void peri__process_pool_on_loop_close(peri_io *io)
+{
+  peri__process_pool_detach(
+      (process_pool *)((char *)io - offsetof(process_pool, io)));
+}
+
+int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop)
+{
+  process_pool *pool = (process_pool *)head;
+  if (pool->io.loop == loop)
+    return 0;
+  if (loop != NULL)
+    peri__loop_uv(L, loop);
+  peri__process_pool_detach(pool);
+  if (loop == NULL)
+    return 0;
+  pool->io.loop = loop;
+  peri__list_push(&loop->open, &pool->io.listed);
+  int code = 0;
+  for (unsigned i = 0; i < pool->count && code == 0; i++)
+    code = peri__process_watch(pool->processes[i]);
+  if (code < 0)
+    peri__process_pool_detach(pool);
+  return code;
+}

@@ -1,0 +1,480 @@
+/*
+ * process_worker.c: a worker process.
+ *
+ * The main thread takes job after job out of the channel and runs each as the
+ * main task of its runtime (worker.c), as a worker thread does; in between it
+ * sleeps on the channel's socket. A second thread reads the control socket: its
+ * end means that the owner is gone, and then so is this process, at once, even
+ * out of a loop that never waits; an order interrupts the job that runs, and
+ * ends the process if the job has not stopped after the grace.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/socket.h>
+
+#include "pool/process_pool.h"
+#include "pool/shared.h"
+#include "pool/worker.h"
+
+enum { STATUS_BAD_START = 2, LINE = 65536, LINGER = 32, STREAK = 16 };
+
+typedef struct worker_process {
+  peri__channel channel;
+  peri__reader reader;
+  peri__worker_setup setup;
+  peri__worker worker;
+  peri__chunk_places in, out;
+  int64_t spin;
+  unsigned streak; /* packets since it slept */
+  int control;
+  pthread_t main, watch;
+  atomic_bool done;
+  /* The job that runs: its slot and 1 more; 0: none does. */
+  _Atomic uint64_t current;
+  _Atomic uint64_t unwanted; /* the same of the one that is to stop */
+} worker_process;
+
+/* -- The other thread ---------------------------------------------------------- */
+
+static bool wait_for_control(int fd, int64_t grace)
+{
+  struct pollfd look = {.fd = fd, .events = POLLIN};
+  int ms = grace < 0                          ? -1
+           : grace / 1000000 >= INT32_MAX - 1 ? INT32_MAX
+                                              : (int)(grace / 1000000) + 1;
+  int n;
+  do
+    n = poll(&look, 1, ms);
+  while (n < 0 && errno == EINTR);
+  return n != 0;
+}
+
+/* On the main thread: its code is interrupted where it stands, or wherever it
+ * waits. */
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+  int error = errno;
+  (void)number, (void)context;
+  if (info->si_code == SI_QUEUE && info->si_pid == getpid()) {
+    worker_process *self = info->si_value.sival_ptr;
+    if (atomic_load(&self->current) == atomic_load(&self->unwanted))
+      peri__worker_interrupt(&self->worker);
+  }
+  errno = error;
+}
+
+/* Elsewhere than with glibc the job has the grace to end by itself. */
+static void interrupt_job(worker_process *self, const peri__order *order)
+{
+  atomic_store(&self->unwanted, (uint64_t)order->slot + 1);
+#if defined(__GLIBC__)
+  pthread_sigqueue(self->main, SIGURG, (union sigval){.sival_ptr = self});
+#endif
+}
+
+static void *watch_main(void *argument)
+{
+  worker_process *self = argument;
+  peri__order order = {.grace = -1};
+  for (;;) {
+    if (!wait_for_control(self->control, order.grace)) {
+      if (atomic_load(&self->current) == (uint64_t)order.slot + 1)
+        kill(getpid(), SIGKILL);
+      order.grace = -1;
+      continue;
+    }
+    ssize_t got = recv(self->control, &order, sizeof order, MSG_WAITALL);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (atomic_load(&self->done))
+      return NULL;
+    if (got != sizeof order)
+      _exit(0);
+    interrupt_job(self, &order);
+  }
+}
+
+static bool start_watch(worker_process *self)
+{
+  sigset_t all, before;
+  sigfillset(&all);
+  self->main = pthread_self();
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  bool well = pthread_create(&self->watch, NULL, watch_main, self) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return well;
+}
+
+/* -- Packets -------------------------------------------------------------------- */
+
+/* Waits for room; the owner's end ends the process. */
+static void send_parts(worker_process *self, struct iovec *parts, int count)
+{
+  size_t left = 0;
+  for (int i = 0; i < count; i++)
+    left += parts[i].iov_len;
+  while (left > 0) {
+    ssize_t taken = peri__channel_write(&self->channel, parts, count);
+    if (taken < 0)
+      _exit(0);
+    if (taken == 0 && !peri__channel_want_room(&self->channel))
+      peri__channel_wait(&self->channel, true);
+    left -= (size_t)taken;
+    for (int i = 0; i < count; i++) {
+      size_t n =
+          (size_t)taken < parts[i].iov_len ? (size_t)taken : parts[i].iov_len;
+      parts[i].iov_base = (char *)parts[i].iov_base + n;
+      parts[i].iov_len -= n;
+      taken -= (ssize_t)n;
+    }
+  }
+}
+
+static void send_packet(worker_process *self, peri__packet packet,
+                        const char *payload)
+{
+  struct iovec parts[2] = {{&packet, sizeof packet},
+                           {(char *)payload, (size_t)packet.length}};
+  send_parts(self, parts, 2);
+}
+
+/* Code that the owner has not got goes ahead. */
+static void send_message(worker_process *self, peri__packet packet,
+                         const peri__message *message)
+{
+  unsigned char places[PERI__MESSAGE_CHUNKS];
+  uint32_t n = message->chunk_count;
+  peri__chunk_places_begin(&self->out);
+  for (uint32_t i = 0; i < n; i++) {
+    bool fresh;
+    peri__chunk *chunk = message->chunks[i];
+    places[i] = (unsigned char)peri__chunk_place(&self->out, chunk, &fresh);
+    if (fresh)
+      send_packet(self,
+                  (peri__packet){.kind = PERI__PACKET_CODE,
+                                 .slot = places[i],
+                                 .length = chunk->length},
+                  chunk->code);
+  }
+  packet.chunks = (uint8_t)n;
+  packet.length = n + message->bytes.length;
+  struct iovec parts[3] = {{&packet, sizeof packet},
+                           {places, n},
+                           {message->bytes.data, message->bytes.length}};
+  send_parts(self, parts, 3);
+}
+
+static void send_text(worker_process *self, peri__packet packet,
+                      const char *text)
+{
+  packet.length = text != NULL ? strlen(text) : 0;
+  send_packet(self, packet, text);
+}
+
+static void say_hello(worker_process *self)
+{
+  peri__hello hello = {.magic = PERI__PACKETS_MAGIC,
+                       .format = PERI__PACKETS_FORMAT,
+                       .pid = (uint32_t)getpid(),
+                       .version = PERI_VERSION};
+  peri__packet packet = {.kind = PERI__PACKET_HELLO, .length = sizeof hello};
+  send_packet(self, packet, (const char *)&hello);
+}
+
+/* When short jobs come one after the other, to let others run for a moment costs
+ * less than to sleep and be woken, on either side. */
+static bool linger(worker_process *self)
+{
+  bool came = false;
+  if (self->streak >= STREAK)
+    for (int i = 0; i < LINGER && !came; i++) {
+      sched_yield();
+      came = peri__channel_has_bytes(&self->channel);
+    }
+  if (came || self->spin <= 0)
+    return came;
+  uint64_t end = uv_hrtime() + (uint64_t)self->spin;
+  do
+    for (int i = 0; i < 100 && !came; i++) {
+      peri__relax();
+      came = peri__channel_has_bytes(&self->channel);
+    }
+  while (!came && uv_hrtime() < end);
+  return came;
+}
+
+static bool receive_packet(worker_process *self, peri__packet *packet,
+                           const char **payload)
+{
+  while (!peri__reader_next(&self->reader, packet, payload)) {
+    ssize_t got = peri__reader_fill(&self->reader, &self->channel);
+    if (got < 0)
+      return false;
+    if (got > 0 || linger(self) || !peri__channel_sleep(&self->channel))
+      continue;
+    self->streak = 0;
+    peri__channel_wait(&self->channel, false);
+  }
+  self->streak++;
+  return true;
+}
+
+/* Waits for the next packet but code, which is kept. False: there will be none.
+ */
+static bool next_packet(worker_process *self, peri__packet *packet,
+                        const char **payload)
+{
+  while (receive_packet(self, packet, payload)) {
+    if (packet->kind != PERI__PACKET_CODE)
+      return true;
+    if (peri__chunk_arrived(&self->in, packet->slot, *payload,
+                            (size_t)packet->length) < 0)
+      return false;
+  }
+  return false;
+}
+
+/* The message in a packet; it borrows the bytes. */
+static bool read_message(worker_process *self, const peri__packet *packet,
+                         const char *payload, peri__message *message)
+{
+  size_t n = packet->chunks;
+  if (n > packet->length)
+    return false;
+  for (size_t i = 0; i < n; i++) {
+    peri__chunk *chunk = peri__chunk_at(&self->in, (unsigned char)payload[i]);
+    if (chunk == NULL || peri__message_add_chunk(message, chunk) < 0)
+      return false;
+  }
+  message->bytes.data = (char *)payload + n;
+  message->bytes.length = (size_t)packet->length - n;
+  return true;
+}
+
+/* -- Jobs ------------------------------------------------------------------------ */
+
+static void run_job(worker_process *self, peri__job *job)
+{
+  char *text = NULL;
+  int status = peri__worker_open(&self->worker, &text);
+  if (status == 0) {
+    peri__worker_run(&self->worker, job);
+    return;
+  }
+  if (status < 0) {
+    peri__packet packet = {.kind = PERI__PACKET_BROKEN};
+    send_text(self, packet, text);
+    exit(EXIT_FAILURE);
+  }
+  job->outcome = PERI__JOB_FAILED;
+  job->text = text;
+}
+
+/* False: the owner has taken it back. */
+static bool claim(worker_process *self, uint32_t slot)
+{
+  peri__page *page = self->channel.page;
+  unsigned char queued = PERI__AHEAD_QUEUED;
+  atomic_store(&self->current, (uint64_t)slot + 1);
+  if (page != NULL)
+    return atomic_compare_exchange_strong(&page->ahead[slot % PERI__WINDOW],
+                                          &queued, PERI__AHEAD_CLAIMED);
+  peri__packet begun = {.kind = PERI__PACKET_BEGUN, .slot = slot};
+  send_packet(self, begun, NULL);
+  return true;
+}
+
+static bool do_job(worker_process *self, const peri__packet *packet,
+                   const char *payload)
+{
+  peri__job job;
+  peri__packet answer = {.kind = PERI__PACKET_DONE, .slot = packet->slot};
+  if (!claim(self, packet->slot)) {
+    atomic_store(&self->current, 0);
+    answer.outcome = PERI__PACKET_SKIPPED;
+    send_packet(self, answer, NULL);
+    return true;
+  }
+  peri__job_init(&job, NULL);
+  if (!read_message(self, packet, payload, &job.in))
+    return false;
+  run_job(self, &job);
+  atomic_store(&self->current, 0);
+  peri__worker_settle(&self->worker);
+  answer.outcome = (uint8_t)job.outcome;
+  if (self->worker.exited && job.outcome == PERI__JOB_FAILED)
+    ; /* the end of this process tells */
+  else if (job.outcome == PERI__JOB_RETURNED || job.outcome == PERI__JOB_RAISED)
+    send_message(self, answer, &job.out);
+  else
+    send_text(self, answer, job.text);
+  job.in.bytes = (peri__buffer){0};
+  peri__job_fini(&job);
+  return true;
+}
+
+static int serve(worker_process *self)
+{
+  peri__packet packet;
+  const char *payload;
+  while (next_packet(self, &packet, &payload)) {
+    bool well = false;
+    if (packet.kind == PERI__PACKET_JOB)
+      well = do_job(self, &packet, payload);
+    if (!well)
+      return EXIT_FAILURE;
+    if (self->worker.exited)
+      return self->worker.exit_code;
+  }
+  return EXIT_SUCCESS;
+}
+
+/* -- Starting ---------------------------------------------------------------------- */
+
+static void do_nothing(int number)
+{
+  (void)number;
+}
+
+/* Ctrl-C is for the owner, whose end is ours. */
+static void set_signals(void)
+{
+  struct sigaction action = {.sa_handler = do_nothing, .sa_flags = SA_RESTART};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGPIPE, &action, NULL);
+  action.sa_sigaction = on_signal;
+  action.sa_flags |= SA_SIGINFO;
+  sigfillset(&action.sa_mask);
+  sigaction(SIGURG, &action, NULL);
+}
+
+/* Takes what the owner has sent to the standard input, which is empty then. */
+static bool take_start(worker_process *self)
+{
+  int fds[PERI__START_FDS];
+  int n = peri__channel_receive_fds(STDIN_FILENO, fds, PERI__START_FDS, true);
+  if (n < PERI__START_PAGE)
+    return false;
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0 || dup2(null, STDIN_FILENO) < 0)
+    return false;
+  close(null);
+  char *page = NULL;
+  size_t size;
+  if (n > PERI__START_PAGE &&
+      peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page,
+                       &size) < 0)
+    return false;
+  self->control = fds[PERI__START_CONTROL];
+  peri__channel_init(&self->channel, fds[PERI__START_CHANNEL],
+                     (peri__page *)(void *)page, false);
+  return true;
+}
+
+static char *copy_text(const char *text, size_t length)
+{
+  char *copy = malloc(length + 1);
+  if (copy == NULL)
+    return NULL;
+  memcpy(copy, text, length);
+  copy[length] = '\0';
+  return copy;
+}
+
+static bool read_setup(worker_process *self, const peri_options *options)
+{
+  peri__packet packet;
+  const char *payload;
+  peri__setup head;
+  peri__worker_setup *setup = &self->setup;
+  peri__message *initializer = &setup->initializer;
+  if (!next_packet(self, &packet, &payload) ||
+      packet.kind != PERI__PACKET_SETUP ||
+      !read_message(self, &packet, payload, initializer) ||
+      initializer->bytes.length < sizeof head)
+    return false;
+  payload = initializer->bytes.data;
+  size_t length = initializer->bytes.length;
+  initializer->bytes = (peri__buffer){0};
+  memcpy(&head, payload, sizeof head);
+  payload += sizeof head;
+  if (sizeof head + head.path + head.cpath + head.initializer != length)
+    return false;
+  self->spin = head.spin;
+  setup->options = *options;
+  setup->options.memory_limit = (size_t)head.memory_limit;
+  setup->options.debug = head.debug;
+  setup->options.deadlock = head.deadlock;
+  setup->path = copy_text(payload, head.path);
+  setup->cpath = copy_text(payload + head.path, head.cpath);
+  if (head.initializer > 0 &&
+      peri__buffer_reserve(&initializer->bytes, head.initializer) < 0)
+    return false;
+  if (head.initializer > 0)
+    memcpy(initializer->bytes.data, payload + head.path + head.cpath,
+           head.initializer);
+  initializer->bytes.length = head.initializer;
+  return setup->path != NULL && setup->cpath != NULL;
+}
+
+static int work(worker_process *self, const peri_options *options)
+{
+  char *text = NULL;
+  say_hello(self);
+  if (!read_setup(self, options))
+    return EXIT_FAILURE;
+  self->worker.setup = &self->setup;
+  self->worker.kind = "process";
+  snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
+  if (peri__worker_open(&self->worker, &text) != 0) {
+    peri__packet packet = {.kind = PERI__PACKET_BROKEN};
+    send_text(self, packet, text);
+    return EXIT_FAILURE;
+  }
+  send_packet(self, (peri__packet){.kind = PERI__PACKET_READY}, NULL);
+  int status = serve(self);
+  peri__worker_close(&self->worker);
+  return status;
+}
+
+static void finish(worker_process *self)
+{
+  atomic_store(&self->done, true);
+  shutdown(self->control, SHUT_RD);
+  pthread_join(self->watch, NULL);
+  close(self->control);
+  peri__worker_setup_fini(&self->setup);
+  peri__chunk_places_fini(&self->in);
+  peri__chunk_places_fini(&self->out);
+  peri__reader_fini(&self->reader);
+  peri__shared_unmap((char *)self->channel.page, sizeof(peri__page));
+  peri__channel_fini(&self->channel);
+}
+
+int peri_worker_main(const peri_options *given)
+{
+  peri_options options;
+  worker_process self = {.control = -1};
+  peri_options_init(&options);
+  if (given != NULL)
+    options = *given;
+  options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
+  options.sigpipe_ignored = 1;
+  set_signals();
+  if (!take_start(&self) || !start_watch(&self)) {
+    fputs("perilune: a worker is started by its process pool\n", stderr);
+    return STATUS_BAD_START;
+  }
+  setvbuf(stdout, NULL, _IOLBF, LINE); /* lines stay whole */
+  int status = work(&self, &options);
+  finish(&self);
+  return status;
+}

@@ -1,0 +1,58 @@
+/*
+ * worker.h: what a worker does with a job, whatever carries it. The essay is in
+ * worker.c. Each worker belongs to one thread.
+ */
+#ifndef PERI_WORKER_H
+#define PERI_WORKER_H
+
+#include "pool/pool.h"
+
+/* What every worker's state begins with; not changed once workers run. */
+typedef struct peri__worker_setup {
+  peri_options options;
+  char *path, *cpath;        /* package.path and package.cpath */
+  peri__message initializer; /* function, arguments; or empty */
+} peri__worker_setup;
+
+typedef struct peri__worker {
+  const peri__worker_setup *setup;
+  char name[16];    /* "peri-3" */
+  const char *kind; /* "thread" or "process", for messages */
+  /* NULL: to be made for the next job. Changes with the guard locked, if there is
+   * one, so that another thread that has locked it can interrupt a job. */
+  peri_runtime *rt;
+  uv_mutex_t *guard;
+  atomic_bool asked; /* the job is to end */
+  peri__message out; /* results are encoded here */
+  peri__peer peer;   /* the owner, as this state sees it */
+  int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
+  bool exited;       /* a job, or what it left behind, has called os.exit */
+  int exit_code;
+} peri__worker;
+
+void peri__worker_setup_fini(peri__worker_setup *setup);
+/* Makes the worker's state unless it has one. 0; 1 with *text for the job that
+ * wanted it; -1 with *text if the initializer failed. text is malloc's and may
+ * be NULL. */
+int peri__worker_open(peri__worker *worker, char **text);
+/* Does the job: its outcome, and out or text, are there afterwards. */
+void peri__worker_run(peri__worker *worker, peri__job *job);
+void peri__worker_close(peri__worker *worker);
+
+/* The job that has begun is to end: before it runs, or at its next wait. With the
+ * guard locked. */
+void peri__worker_interrupt(peri__worker *worker);
+/* In a signal handler on the worker's thread: it is to end here and now. */
+void peri__worker_preempt(peri__worker *worker);
+/* Another job begins: what was asked comes too late. With the guard locked, on
+ * the worker's thread. */
+void peri__worker_settle(peri__worker *worker);
+
+/* -- Kinds of pools --------------------------------------------------------- */
+
+/* A pool of threads. Takes what setup holds, in any case. The prefix is that of
+ * the threads' names. NULL: no memory. */
+peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
+                                  unsigned max_workers, const char *prefix);
+
+#endif

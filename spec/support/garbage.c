@@ -1,0 +1,103 @@
+/*
+ * garbage MODE [SEED]: a worker program of a process pool that does not do what
+ * a worker does. It takes the descriptors from its standard input, as they do.
+ *
+ *   quiet   ends at once
+ *   wait    says nothing; ends when the channel does
+ *   head    damages the position in the ring
+ *   bytes   sends random bytes
+ *   packets says hello, and sends random packets that are well formed
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pool/process_pool.h"
+#include "pool/shared.h"
+
+static peri__channel channel;
+
+static void put(const void *data, size_t size)
+{
+  struct iovec part = {(void *)data, size};
+  while (part.iov_len > 0) {
+    ssize_t taken = peri__channel_write(&channel, &part, 1);
+    if (taken < 0)
+      exit(0);
+    if (taken == 0)
+      usleep(1000);
+    part.iov_base = (char *)part.iov_base + taken;
+    part.iov_len -= (size_t)taken;
+  }
+}
+
+static void put_hello(void)
+{
+  peri__hello hello = {.magic = PERI__PACKETS_MAGIC,
+                       .format = PERI__PACKETS_FORMAT};
+  peri__packet packet = {.kind = PERI__PACKET_HELLO, .length = sizeof hello};
+  put(&packet, sizeof packet);
+  put(&hello, sizeof hello);
+  packet = (peri__packet){.kind = PERI__PACKET_READY};
+  put(&packet, sizeof packet);
+}
+
+static void put_packet(void)
+{
+  char payload[300];
+  peri__packet packet = {.kind = (uint8_t)(rand() % 12),
+                         .outcome = (uint8_t)(rand() % 8),
+                         .chunks = (uint8_t)(rand() % 4),
+                         .slot = (uint32_t)(rand() % 4)};
+  packet.length = (uint64_t)(rand() % (int)sizeof payload);
+  for (size_t i = 0; i < sizeof payload; i++)
+    payload[i] = (char)rand();
+  if (rand() % 16 == 0)
+    packet.length = (uint64_t)rand() << 40;
+  put(&packet, sizeof packet);
+  put(payload, packet.length % sizeof payload);
+}
+
+static void put_bytes(void)
+{
+  for (int i = 0; i < 1000; i++) {
+    char byte = (char)rand();
+    put(&byte, 1);
+  }
+}
+
+static bool start(void)
+{
+  int fds[PERI__START_FDS];
+  int n = peri__channel_receive_fds(0, fds, PERI__START_FDS, true);
+  char *page = NULL;
+  size_t size;
+  if (n > PERI__START_PAGE)
+    peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page, &size);
+  peri__channel_init(&channel, fds[PERI__START_CHANNEL],
+                     (peri__page *)(void *)page, false);
+  return n >= PERI__START_PAGE;
+}
+
+int main(int argc, char **argv)
+{
+  const char *mode = argc > 1 ? argv[1] : "";
+  srand(argc > 2 ? (unsigned)atoi(argv[2]) : 1);
+  if (strcmp(mode, "quiet") == 0 || !start())
+    return 0;
+  if (strcmp(mode, "head") == 0 && channel.page != NULL) {
+    put_hello();
+    atomic_store(&channel.out->head, 0x12345678);
+    if (write(channel.fd, "x", 1) < 0) /* wakes the owner */
+      return 1;
+  } else if (strcmp(mode, "packets") == 0) {
+    put_hello();
+    for (int i = 0; i < 100; i++)
+      put_packet();
+  } else if (strcmp(mode, "wait") != 0) {
+    put_bytes();
+  }
+  while (!channel.ended && channel.page != NULL)
+    peri__channel_wait(&channel, false);
+  return 0;
+}
