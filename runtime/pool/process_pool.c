@@ -162,7 +162,7 @@ static int start_processes(process_pool *pool)
   unsigned n = active(pool);
   int code = 0;
   while (code == 0 && n < pool->options.max_workers &&
-         n < atomic_load(&pool->head.pending)) {
+         n < pool->head.pending) {
     code = start_process(pool);
     n += code == 0;
   }
