@@ -30,7 +30,7 @@ typedef struct peri__worker {
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
-  bool exited;       /* a job, or what it left behind, has called os.exit */
+  bool exited; /* a job, or what it left behind, has called os.exit */
   int exit_code;
 } peri__worker;
 
