@@ -156,13 +156,6 @@ size_t peri__encode_small(lua_State *L, int first, int n, char *out,
 size_t peri__encode_small_call(lua_State *L, peri_runtime *rt, int first, int n,
                                char *out, size_t size, peri__chunk **chunk);
 
-/* Whether it is the shortest that there is, of no values. */
-static inline bool peri__message_is_none(const peri__message *message)
-{
-  return message->bytes.length == 2 && message->bytes.data[0] == 1 &&
-         message->bytes.data[1] == 0;
-}
-
 /* Pushes the values of a message and returns how many they are. Reads it where
  * it lies: bytes.data and chunks may be anybody's, shared memory too if nobody
  * writes there meanwhile. peer: where it came from, through which the loops in

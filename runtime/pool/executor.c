@@ -225,9 +225,8 @@ typedef struct batch {
 
 /* Ends the future on top of the stack as its job did, with the values above idx
  * (-1: with the error on top), and pops all that. */
-static void end_future(lua_State *L, peri_runtime *rt,
-                       peri__job_future *future, int futures, int idx,
-                       int values)
+static void end_future(lua_State *L, peri_runtime *rt, peri__job_future *future,
+                       int futures, int idx, int values)
 {
   bool has_links = future->future.flags & PERI_F_LINKS;
   bool inline_links = has_links && future->future.loop == NULL;
@@ -478,6 +477,11 @@ peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
 
 /* -- Submitting ------------------------------------------------------------- */
 
+static bool is_closed(const peri__executor *executor)
+{
+  return executor->pool == NULL || executor->pool->closed;
+}
+
 static handle *check_handle(lua_State *L, peri_runtime *rt)
 {
   void *data = lua_touserdata(L, 1);
@@ -487,8 +491,11 @@ static handle *check_handle(lua_State *L, peri_runtime *rt)
   if (peri_likely(lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1))) {
     const void *meta = lua_topointer(L, -1);
     lua_pop(L, 1);
-    if (peri_likely(meta == rt->meta_executor))
-      return rt->last_executor = data;
+    if (peri_likely(meta == rt->meta_executor)) {
+      if (!is_closed(((handle *)data)->executor))
+        rt->last_executor = data; /* its __gc is yet to come */
+      return data;
+    }
   }
   peri__arg_type_error(L, rt, 1, "executor");
   return NULL;
@@ -720,7 +727,7 @@ static int l_cancel_queued(lua_State *L)
 
 static void close_executor(peri__executor *executor)
 {
-  if (executor->pool == NULL || executor->pool->closed)
+  if (is_closed(executor))
     return;
   if (executor->anchored) {
     executor->ending = true;

@@ -89,8 +89,8 @@ static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
 static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
                                       peri__job *job, int first, int n)
 {
-  size_t length = peri__encode_small_call(
-      L, rt, first, n, job->room, PERI__JOB_ROOM, &job->chunk_room);
+  size_t length = peri__encode_small_call(L, rt, first, n, job->room,
+                                          PERI__JOB_ROOM, &job->chunk_room);
   if (length == 0)
     return false;
   job->in.bytes = (peri__buffer){job->room, length, PERI__JOB_ROOM};
@@ -179,7 +179,7 @@ typedef struct peri__pool_ops {
 struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
-  uint64_t spin; /* nanoseconds to look for news before one sleeps */
+  uint64_t spin;     /* nanoseconds to look for news before one sleeps */
   atomic_bool ended; /* closed, and all workers gone */
   /* Why it takes no jobs, to follow "the pool is broken" (", its initializer
    * failed: ..."), or NULL; the text lives as long as the pool. */

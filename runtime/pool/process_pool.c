@@ -161,8 +161,7 @@ static int start_processes(process_pool *pool)
 {
   unsigned n = active(pool);
   int code = 0;
-  while (code == 0 && n < pool->options.max_workers &&
-         n < pool->head.pending) {
+  while (code == 0 && n < pool->options.max_workers && n < pool->head.pending) {
     code = start_process(pool);
     n += code == 0;
   }

@@ -32,7 +32,7 @@
 
 #include "pool/worker.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 64 };
+enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 1024 };
 
 typedef struct thread_pool thread_pool;
 
@@ -241,25 +241,24 @@ static bool has_reason(thread_pool *pool)
   return has_news(pool) || atomic_load(&pool->closing);
 }
 
-/* Looks for news for some time: of a pool that spins as long as that says; else
- * while short jobs come one after the other, when to let other threads run for
- * a moment costs less than to sleep and be woken, on either side. */
-static void linger(thread_pool *pool, peri__thread *thread)
+/* Looks for news for a moment; whether it is worth to look for a job again. A
+ * pool that spins does so until its end. Others do once while short jobs come one
+ * after the other, when to let other threads run for a moment costs less than to
+ * sleep and be woken, on either side. */
+static bool linger(thread_pool *pool, peri__thread *thread, uint64_t end)
 {
-  uint64_t spin = pool->head.spin, begin;
-  if (spin == 0 && thread->streak < STREAK)
-    return;
+  bool spins = end != 0;
+  if (spins ? uv_hrtime() >= end : thread->streak < STREAK)
+    return false;
   atomic_fetch_add(&pool->awake, 1);
-  if (spin == 0) {
+  if (spins)
+    for (int i = 0; i < LOOKS && !has_reason(pool); i++)
+      peri__relax();
+  else
     for (int i = 0; i < LINGER && !has_reason(pool); i++)
       sched_yield();
-  } else {
-    begin = uv_hrtime();
-    while (!has_reason(pool) && uv_hrtime() - begin < spin)
-      for (int i = 0; i < LOOKS && !has_reason(pool); i++)
-        peri__relax();
-  }
   atomic_fetch_sub(&pool->awake, 1);
+  return has_news(pool) || (spins && !atomic_load(&pool->closing));
 }
 
 /* Waits for the next job. NULL: there will be none. */
@@ -268,13 +267,14 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
   peri__job *job = next_of_mine(thread);
   if (job != NULL)
     return job;
-  uv_mutex_lock(&pool->mutex);
-  if ((job = take(pool, thread)) != NULL) {
+  uint64_t spin = pool->head.spin, end = spin > 0 ? uv_hrtime() + spin : 0;
+  do {
+    uv_mutex_lock(&pool->mutex);
+    job = take(pool, thread);
     uv_mutex_unlock(&pool->mutex);
-    return job;
-  }
-  uv_mutex_unlock(&pool->mutex);
-  linger(pool, thread);
+    if (job != NULL)
+      return job;
+  } while (linger(pool, thread, end));
   uv_mutex_lock(&pool->mutex);
   while ((job = take(pool, thread)) == NULL && !pool->closed) {
     thread->streak = 0;

@@ -54,6 +54,13 @@ enum {
   TAG_SHORT_STRING = 0x80   /* lengths 0 to 127 */
 };
 
+/* Whether the message is the shortest that there is, of no values. */
+static inline bool peri__message_is_none(const peri__message *message)
+{
+  return message->bytes.length == 2 && message->bytes.data[0] == WIRE_VERSION &&
+         message->bytes.data[1] == 0;
+}
+
 enum {
   SMALL_INTEGERS = TAG_SHORT_STRING - TAG_SMALL_INTEGER,
   SHORT_STRINGS = 0x100 - TAG_SHORT_STRING,

@@ -58,11 +58,10 @@ static inline void begin(peri__worker *worker, peri__job *job)
 }
 
 /* The next job, if the task can do that one too. */
-static peri__job *next_job(lua_State *L, peri_runtime *rt,
-                           peri__worker *worker, peri__job *done)
+static peri__job *next_job(lua_State *L, peri_runtime *rt, peri__worker *worker,
+                           peri__job *done)
 {
-  if (worker->next == NULL || rt->run != &rt->main ||
-      !peri__task_follow(L, rt))
+  if (worker->next == NULL || rt->run != &rt->main || !peri__task_follow(L, rt))
     return NULL;
   peri__job *job = worker->next(worker, done);
   if (job == NULL)
