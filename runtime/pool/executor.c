@@ -80,7 +80,10 @@ static void count(peri__executor *executor, int delta)
   atomic_fetch_add(&executor->pool->pending, (size_t)delta);
   if (had == (executor->pending > 0))
     return;
-  peri__external(executor->rt, had ? -1 : 1);
+  if (peri_unlikely(executor->pool->guest))
+    executor->rt->own_pool = had ? NULL : executor->pool;
+  else
+    peri__external(executor->rt, had ? -1 : 1);
   if (executor->pool->spin > 0)
     executor->rt->spinners += had ? -1u : 1u;
 }
@@ -542,6 +545,7 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
     return;
   }
   forget_job(L, future, lua_gettop(L));
+  check_takes_jobs(L, rt, executor); /* it may have been told just now */
   peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
               uv_strerror(status));
 }
@@ -671,7 +675,11 @@ static void close_executor(peri__executor *executor)
 /* executor:close(): no more jobs. */
 static int l_close(lua_State *L)
 {
-  close_executor(peri__check_executor(L));
+  peri__executor *executor = peri__check_executor(L);
+  if (executor->pool != NULL && executor->pool->guest)
+    peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME,
+                "an executor cannot be shut down by one of its jobs");
+  close_executor(executor);
   return 0;
 }
 

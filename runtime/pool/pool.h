@@ -70,7 +70,6 @@ void peri__job_put(peri__job *job, peri__message *where,
 
 /* -- Where jobs come back to ----------------------------------------------- */
 
-/* One for each runtime that submits to a pool. */
 /* A note of a peer's on its way (codec.h). */
 typedef struct peri__note {
   struct peri__note *next;
@@ -78,6 +77,7 @@ typedef struct peri__note {
   peri__message message;
 } peri__note;
 
+/* One for each runtime that submits to a pool. */
 struct peri__home {
   peri_runtime *rt;
   peri_post_cb deliver; /* is posted to rt when there is something for it */
@@ -85,6 +85,7 @@ struct peri__home {
   _Atomic(peri_node *) done; /* jobs, the last one first, linked by link.next */
   _Atomic(peri__note *) notes; /* the last one first */
   atomic_bool posted;
+  struct peri__pool *guest; /* whose jobs come here, if it is one of a job */
 };
 
 void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
@@ -149,6 +150,7 @@ struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
   uint64_t spin; /* nanoseconds to look for news before one sleeps */
+  bool guest;    /* somebody else's, as one of its jobs sees it */
   bool closed;
   atomic_size_t pending; /* submitted jobs, until their futures know */
   atomic_bool ended;     /* closed, and all workers gone */

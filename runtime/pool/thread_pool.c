@@ -28,55 +28,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "pool/worker.h"
+#include "pool/thread_pool.h"
 
 enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16 };
 
-typedef struct thread_pool thread_pool;
-
-/* A thread. Locked inside the pool's mutex, or alone. */
-typedef struct peri__thread {
-  thread_pool *pool;
-  uv_thread_t id;
-  peri__worker worker;
-  peri__peer peer; /* as the owner sees it; the owner's thread */
-  peri__home home; /* for notes to worker.rt */
-  unsigned streak; /* jobs since it slept */
-  uv_mutex_t
-      mutex; /* guards the rest, and worker.rt; nothing is locked inside */
-  peri__job *current; /* the one that has begun last */
-  peri_list mine; /* jobs taken and not begun; job->carrier is this thread */
-  size_t count;
-} peri__thread;
-
-struct thread_pool {
-  peri__pool head;
-  peri__worker_setup setup;
-  unsigned max_workers;
-  char prefix[16];
-  unsigned joined; /* the owner's */
-  bool signalled;  /* has sent its signal */
-  char *broken;    /* what head.broken points to, unless that is static */
-
-  _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
-  /* Written with the mutex. */
-  atomic_uint sleepers; /* who were given no permit */
-  atomic_bool closing;
-  atomic_uint started;
-
-  uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
-  uv_cond_t wake;   /* there is a permit, or the pool was closed */
-  peri__thread **threads;
-  unsigned alive, wakes;
-  peri_list queue; /* job->carrier is NULL */
-  size_t queued;
-  bool closed;
-};
-
-static inline peri__job *node_job(peri_node *node)
-{
-  return (peri__job *)((char *)node - offsetof(peri__job, node));
-}
+typedef peri__thread_pool thread_pool;
 
 static void set_state(peri__job *job, peri__job_state state)
 {
@@ -93,7 +49,7 @@ static bool is_queued(const peri__job *job)
 /* -- Taking jobs ------------------------------------------------------------ */
 
 /* With the mutex: what was submitted stands in the queue. */
-static void fetch(thread_pool *pool)
+void peri__threads_fetch(thread_pool *pool)
 {
   if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) == NULL)
     return;
@@ -118,7 +74,7 @@ static void begin(peri__thread *thread, peri__job *job)
 {
   peri__worker_settle(&thread->worker);
   job->carrier = thread;
-  job->peer = &thread->peer;
+  job->peer = job->home->guest == NULL ? &thread->peer : NULL;
   thread->current = job;
   set_state(job, PERI__JOB_RUNS);
 }
@@ -132,7 +88,7 @@ static void give(peri__thread *thread, peri__job *job, peri_list *from,
   begin(thread, job);
   for (size_t i = 0; i < n; i++) {
     peri_node *node = peri__list_shift(from);
-    node_job(node)->carrier = thread;
+    peri__node_job(node)->carrier = thread;
     peri__list_push(&thread->mine, node);
   }
   thread->count += n;
@@ -163,7 +119,7 @@ static peri__job *steal(thread_pool *pool, peri__thread *thread)
   }
   if (n == 0)
     return NULL;
-  peri__job *job = node_job(peri__list_shift(&loot));
+  peri__job *job = peri__node_job(peri__list_shift(&loot));
   give(thread, job, &loot, n - 1);
   return job;
 }
@@ -171,7 +127,7 @@ static peri__job *steal(thread_pool *pool, peri__thread *thread)
 /* With the mutex: a job to begin with, and a share of those behind it. */
 static peri__job *take(thread_pool *pool, peri__thread *thread)
 {
-  fetch(pool);
+  peri__threads_fetch(pool);
   if (peri__list_empty(&pool->queue))
     return steal(pool, thread);
   size_t share = pool->queued / (2 * pool->alive);
@@ -179,7 +135,7 @@ static peri__job *take(thread_pool *pool, peri__thread *thread)
     share = LARGEST_SHARE;
   if (share == 0 || atomic_load(&pool->sleepers) > 0)
     share = 1;
-  peri__job *job = node_job(peri__list_shift(&pool->queue));
+  peri__job *job = peri__node_job(peri__list_shift(&pool->queue));
   pool->queued -= share;
   give(thread, job, &pool->queue, share - 1);
   return job;
@@ -205,7 +161,7 @@ static peri__job *next_of_mine(peri__thread *thread)
   uv_mutex_lock(&thread->mutex);
   if (thread->count > 0) {
     thread->count--;
-    job = node_job(peri__list_shift(&thread->mine));
+    job = peri__node_job(peri__list_shift(&thread->mine));
     begin(thread, job);
   }
   uv_mutex_unlock(&thread->mutex);
@@ -261,7 +217,7 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
 static void take_all(thread_pool *pool, peri_list *jobs)
 {
   uv_mutex_lock(&pool->mutex);
-  fetch(pool);
+  peri__threads_fetch(pool);
   for (unsigned i = 0; i < pool->started; i++) {
     peri__thread *thread = pool->threads[i];
     uv_mutex_lock(&thread->mutex);
@@ -301,9 +257,9 @@ static void break_pool(thread_pool *pool, char *text)
   peri__list_init(&waiting);
   take_all(pool, &waiting);
   while (!peri__list_empty(&waiting)) {
-    peri__job *job = node_job(peri__list_shift(&waiting));
+    peri__job *job = peri__node_job(peri__list_shift(&waiting));
     job->outcome = PERI__JOB_BROKEN;
-    peri__job_done(job);
+    peri__thread_job_done(pool, job);
   }
 }
 
@@ -314,6 +270,14 @@ static void reset_notes(peri__thread *thread)
   peri__home_drop_notes(&thread->home);
   atomic_store(&thread->home.posted, false);
   uv_mutex_unlock(&thread->mutex);
+}
+
+/* An error has got it past the end of its rest. */
+static void stop_resting(peri__thread *thread)
+{
+  uv_mutex_lock(&thread->pool->mutex);
+  thread->rests = false;
+  uv_mutex_unlock(&thread->pool->mutex);
 }
 
 static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
@@ -327,6 +291,8 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
                    : peri__worker_open(worker, &text);
   if (status == 0) {
     peri__worker_run(worker, job);
+    if (peri_unlikely(thread->rests))
+      stop_resting(thread);
   } else if (status > 0) {
     job->outcome = PERI__JOB_FAILED;
     job->text = text;
@@ -334,7 +300,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
     break_pool(pool, text);
     job->outcome = PERI__JOB_BROKEN;
   }
-  peri__job_done(job);
+  peri__thread_job_done(pool, job);
 }
 
 /* Of all signals only the one that interrupts. */
@@ -361,9 +327,10 @@ static void name_thread(const char *name)
 
 /* The last of a closed pool's threads tells the owner; it touches nothing
  * afterwards but the home, which is there until all threads were joined. */
-static void end_thread(thread_pool *pool)
+static void end_thread(thread_pool *pool, peri__thread *thread)
 {
   uv_mutex_lock(&pool->mutex);
+  thread->ended = true;
   bool last = --pool->alive == 0;
   uv_mutex_unlock(&pool->mutex);
   if (!last)
@@ -385,7 +352,7 @@ static void thread_main(void *argument)
   }
   peri__worker_settle(&thread->worker);
   peri__worker_close(&thread->worker);
-  end_thread(pool);
+  end_thread(pool, thread);
 }
 
 static void thread_free(peri__thread *thread)
@@ -456,6 +423,7 @@ static peri__thread *thread_new(thread_pool *pool)
   thread->worker.setup = &pool->setup;
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
+  thread->worker.own_pool = peri__thread_guest_new;
   thread->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
   peri__home_init(&thread->home, NULL, read_notes, thread);
@@ -553,7 +521,7 @@ static void send_signal(int number, peri__thread *thread)
 /* With the mutex: takes a job back that stands in the queue or with a thread. */
 static bool unqueue(thread_pool *pool, peri__job *job)
 {
-  fetch(pool);
+  peri__threads_fetch(pool);
   if (!is_queued(job))
     return false;
   peri__thread *thread = job->carrier;
@@ -583,14 +551,37 @@ static bool withdraw(peri__pool *head, peri__job *job)
   return taken;
 }
 
+/* Those of other jobs are told. */
 static void withdraw_all(peri__pool *head, peri_list *jobs)
 {
-  take_all((thread_pool *)head, jobs);
+  thread_pool *pool = (thread_pool *)head;
+  peri_list all;
+  peri__list_init(&all);
+  take_all(pool, &all);
+  while (!peri__list_empty(&all)) {
+    peri_node *node = peri__list_shift(&all);
+    peri__job *job = peri__node_job(node);
+    if (job->home == head->home) {
+      peri__list_push(jobs, node);
+    } else {
+      job->outcome = PERI__JOB_CANCELLED;
+      peri__thread_job_done(pool, job);
+    }
+  }
+}
+
+/* With the mutex: whether one more is started for a job. Of jobs of other jobs
+ * the count is not known here; the one that submits is busy in any case. */
+static bool wants_thread(thread_pool *pool, const peri__job *job)
+{
+  return pool->started < pool->max_workers && !pool->closed &&
+         (job->home->guest != NULL ||
+          pool->started < atomic_load(&pool->head.pending));
 }
 
 /* A sleeping thread is woken; or one is started if there are fewer than jobs;
  * or those there are will see to the job. */
-static int see_to_it(thread_pool *pool, peri__job *job)
+int peri__threads_wake(thread_pool *pool, peri__job *job)
 {
   int status = 0;
   uv_mutex_lock(&pool->mutex);
@@ -598,8 +589,7 @@ static int see_to_it(thread_pool *pool, peri__job *job)
     atomic_fetch_sub(&pool->sleepers, 1);
     pool->wakes++;
     uv_cond_signal(&pool->wake);
-  } else if (pool->started < pool->max_workers &&
-             pool->started < atomic_load(&pool->head.pending)) {
+  } else if (wants_thread(pool, job)) {
     status = start_thread(pool);
     if (status != 0 && pool->started == 0)
       unqueue(pool, job);
@@ -610,18 +600,23 @@ static int see_to_it(thread_pool *pool, peri__job *job)
   return status;
 }
 
-static int submit(peri__pool *head, peri__job *job)
+void peri__threads_put(thread_pool *pool, peri__job *job)
 {
-  thread_pool *pool = (thread_pool *)head;
   peri_node *first = atomic_load_explicit(&pool->inbox, memory_order_relaxed);
   job->carrier = NULL;
   set_state(job, PERI__JOB_QUEUED);
   do
     job->node.link.next = (peri_list *)first;
   while (!atomic_compare_exchange_weak(&pool->inbox, &first, &job->node));
+}
+
+static int submit(peri__pool *head, peri__job *job)
+{
+  thread_pool *pool = (thread_pool *)head;
+  peri__threads_put(pool, job);
   if (atomic_load(&pool->sleepers) == 0 && pool->started >= pool->max_workers)
     return 0;
-  return see_to_it(pool, job);
+  return peri__threads_wake(pool, job);
 }
 
 static bool running(peri__pool *pool, const peri__job *job)
@@ -680,6 +675,7 @@ static void free_pool(peri__pool *head)
   for (unsigned i = 0; i < pool->started; i++)
     thread_free(pool->threads[i]);
   free(pool->threads);
+  uv_cond_destroy(&pool->guest_done);
   uv_cond_destroy(&pool->wake);
   uv_mutex_destroy(&pool->mutex);
   peri__worker_setup_fini(&pool->setup);
@@ -708,10 +704,10 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
     goto fail;
   if (uv_mutex_init(&pool->mutex) != 0)
     goto fail;
-  if (uv_cond_init(&pool->wake) != 0) {
-    uv_mutex_destroy(&pool->mutex);
-    goto fail;
-  }
+  if (uv_cond_init(&pool->wake) != 0)
+    goto fail_mutex;
+  if (uv_cond_init(&pool->guest_done) != 0)
+    goto fail_cond;
   pool->head.ops = &ops;
   pool->head.home = home;
   pool->setup = *setup;
@@ -720,6 +716,10 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
   peri__list_init(&pool->queue);
   return &pool->head;
 
+fail_cond:
+  uv_cond_destroy(&pool->wake);
+fail_mutex:
+  uv_mutex_destroy(&pool->mutex);
 fail:
   free(pool);
   peri__worker_setup_fini(setup);

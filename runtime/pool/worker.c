@@ -19,6 +19,17 @@
 /* Places on the state's main stack, while the worker is open. */
 enum { SERVE = 1, BODY, LOOP, TASK, SLOTS = TASK };
 
+/* Its address is the place of the worker in the registry. */
+static const char worker_key = 0;
+
+peri__worker *peri__worker_of(lua_State *L)
+{
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &worker_key);
+  peri__worker *worker = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return worker;
+}
+
 /* -- Inside the task ------------------------------------------------------- */
 
 enum { JOB = 1 };
@@ -43,6 +54,16 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
   return 0;
 }
 
+/* Loops in what another worker's job has submitted cannot be reached: there is no
+ * way but to the owner. */
+static int decode_call(lua_State *L, peri_runtime *rt, peri__job *job)
+{
+  peri__peer stranger = {.trusted = true};
+  bool from_job = job->home != NULL && job->home->guest != NULL;
+  return peri__decode(L, rt, &job->in,
+                      from_job ? &stranger : &job->worker->peer);
+}
+
 /* [job] -> calls its function; the results go into job->out. */
 static int job_body(lua_State *L)
 {
@@ -50,7 +71,7 @@ static int job_body(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   if (peri_unlikely(atomic_load(&job->worker->asked)))
     return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
-  int n = peri__decode(L, rt, &job->in, &job->worker->peer);
+  int n = decode_call(L, rt, job);
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -232,6 +253,8 @@ static int serve(lua_State *L)
     if (loop->tasks != NULL)
       end_leftovers(L, rt, LOOP_AT);
   }
+  if (peri_unlikely(atomic_load(&rt->attention) != 0))
+    peri__posts_run(L, rt);
   lua_settop(L, TASK_AT);
   return 1;
 }
@@ -242,6 +265,8 @@ static int prepare(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__worker *worker = lua_touserdata(L, 1);
   peri__peer_open(L, rt, &worker->peer);
+  lua_pushlightuserdata(L, worker);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &worker_key);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, serve, 1);
   lua_pushlightuserdata(L, rt);

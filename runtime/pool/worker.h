@@ -26,7 +26,11 @@ typedef struct peri__worker {
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
-  bool exited;       /* a job, or what it left behind, has called os.exit */
+  /* Makes the pool of this worker, as its jobs see it, with the home of those
+   * that they submit; it is owned by this state. NULL: there is none; returns
+   * NULL: no memory. */
+  peri__pool *(*own_pool)(struct peri__worker *worker, peri__home *home);
+  bool exited; /* a job, or what it left behind, has called os.exit */
   int exit_code;
 } peri__worker;
 
@@ -38,6 +42,8 @@ int peri__worker_open(peri__worker *worker, char **text);
 /* Does the job: its outcome, and out or text, are there afterwards. */
 void peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
+/* The worker whose state this is; NULL: it is not a worker's. */
+peri__worker *peri__worker_of(lua_State *L);
 
 /* The job that has begun is to end: before it runs, or at its next wait. With the
  * guard locked. */
