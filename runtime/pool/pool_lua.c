@@ -30,7 +30,7 @@ static void fill_options(const peri_runtime *rt, peri_options *options)
   peri_options_init(options);
   options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
   options->memory_limit = rt->options.memory_limit;
-  options->debug = rt->options.debug;
+  options->debug = rt->debug;
   options->deadlock = rt->options.deadlock;
   options->preempt_signal = rt->options.preempt_signal;
   options->sigpipe_ignored = 1; /* blocked in worker threads */

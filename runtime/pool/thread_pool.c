@@ -409,7 +409,7 @@ static void make_name(char *name, size_t size, const char *prefix,
   snprintf(name, size, "%.*s%s", (int)size - 1 - n, prefix, digits);
 }
 
-static peri__thread *thread_new(thread_pool *pool)
+static peri__thread *thread_new(thread_pool *pool, bool debug)
 {
   peri__thread *thread = calloc(1, sizeof *thread);
   if (thread == NULL)
@@ -421,6 +421,7 @@ static peri__thread *thread_new(thread_pool *pool)
   peri__list_init(&thread->mine);
   thread->pool = pool;
   thread->worker.setup = &pool->setup;
+  thread->worker.debug = debug;
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
   thread->worker.own_pool = peri__thread_guest_new;
@@ -447,10 +448,10 @@ static bool reserve_thread(thread_pool *pool)
   return threads != NULL;
 }
 
-/* With the mutex. */
-static int start_thread(thread_pool *pool)
+/* With the mutex. Its debug mode is that of whoever submits. */
+static int start_thread(thread_pool *pool, bool debug)
 {
-  peri__thread *thread = reserve_thread(pool) ? thread_new(pool) : NULL;
+  peri__thread *thread = reserve_thread(pool) ? thread_new(pool, debug) : NULL;
   if (thread == NULL)
     return UV_ENOMEM;
   sigset_t all, old;
@@ -590,7 +591,7 @@ int peri__threads_wake(thread_pool *pool, peri__job *job)
     pool->wakes++;
     uv_cond_signal(&pool->wake);
   } else if (wants_thread(pool, job)) {
-    status = start_thread(pool);
+    status = start_thread(pool, job->home->rt->debug);
     if (status != 0 && pool->started == 0)
       unqueue(pool, job);
     else

@@ -71,7 +71,12 @@ static int job_body(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   if (peri_unlikely(atomic_load(&job->worker->asked)))
     return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
-  int n = decode_call(L, rt, job);
+  if (peri_unlikely(rt->debug)) { /* which tells what the job writes in vain */
+    peri__require(L, "perilune.lost");
+    lua_getfield(L, -1, "call");
+    lua_replace(L, JOB + 1);
+  }
+  int n = decode_call(L, rt, job) + rt->debug;
   lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
   return encode_results(L, LUA_OK, (lua_KContext)job);
 }
@@ -259,6 +264,18 @@ static int serve(lua_State *L)
   return 1;
 }
 
+/* For the log (log.lua), which is the owner's. */
+static void name_owner(lua_State *L, peri_runtime *rt,
+                       const peri__worker *worker)
+{
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_pushinteger(L, (lua_Integer)worker->peer.serial);
+  lua_setfield(L, -2, "owner");
+  lua_pushfstring(L, "worker %s", worker->name);
+  lua_setfield(L, -2, "worker_name");
+  lua_pop(L, 1);
+}
+
 /* [worker] -> what stands in the slots; the worker's run has begun. */
 static int prepare(lua_State *L)
 {
@@ -267,11 +284,15 @@ static int prepare(lua_State *L)
   peri__peer_open(L, rt, &worker->peer);
   lua_pushlightuserdata(L, worker);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &worker_key);
+  if (worker->send != NULL)
+    name_owner(L, rt, worker);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, serve, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, job_body, 1);
   peri_loop *loop = peri__loop_new(L, rt, NULL);
+  lua_pushvalue(L, -1);
+  peri__set_ref(L, rt, PERI_REF_BASE); /* which nobody need close */
   lua_pushboolean(L, false);
   rt->main.loop = loop;
   rt->main.goal = NULL;
@@ -414,7 +435,9 @@ int peri__worker_open(peri__worker *worker, char **text)
   worker->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = worker->send};
   peri_runtime *rt;
-  int status = peri_new(&rt, &setup->options);
+  peri_options options = setup->options;
+  options.debug = options.debug || worker->debug;
+  int status = peri_new(&rt, &options);
   set_runtime(worker, status == PERI_OK ? rt : NULL);
   if (status == PERI_OK && call(worker->rt, set_paths, setup) &&
       open_slots(worker)) {

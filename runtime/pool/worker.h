@@ -22,6 +22,7 @@ typedef struct peri__worker {
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
+  bool debug;        /* in debug mode, whatever the setup says */
   atomic_bool asked; /* the job is to end */
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */

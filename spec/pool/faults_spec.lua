@@ -59,6 +59,7 @@ describe("a pool of threads outlives a job that", function()
   end)
 
   it("leaves tasks behind", function()
+    local records = support.log()
     local ok = outcome(function()
       local peri = require "perilune" -- luacheck: ignore
       peri.create_task(peri.sleep, 1e9)
@@ -66,6 +67,7 @@ describe("a pool of threads outlives a job that", function()
       peri.get_running_loop():call_soon(error, "called")
     end)
     assert.is_true(ok)
+    assert.equal(2, #records)
   end)
 
   it("cancels itself", function()
