@@ -11,7 +11,7 @@ local arguments = require "perilune.arguments"
 local executors = require "perilune.executor"
 
 local error, debug, setmetatable = error, debug, setmetatable
-local RuntimeError = errors.RuntimeError
+local RuntimeError, TypeError = errors.RuntimeError, errors.TypeError
 local await = core.Future.await
 
 ---@class perilune.futures
@@ -97,11 +97,17 @@ end
 ---`loop:set_default_executor(executor)`: the executor for jobs without one, from
 ---now on. Shutting it down is then the loop's business.
 ---
+---Raises TypeError for what is no ThreadPoolExecutor.
+---
 ---Python: `loop.set_default_executor`.
 ---@param loop perilune.Loop
----@param executor perilune.Executor
+---@param executor perilune.ThreadPoolExecutor
 function futures.set_default_executor(loop, executor)
-  defaults[loop] = check_executor("set_default_executor", executor)
+  check_executor("set_default_executor", executor)
+  if not executor:_of_threads() then
+    error(TypeError "executor must be a ThreadPoolExecutor")
+  end
+  defaults[loop] = executor
   executors.closed(executor)
 end
 

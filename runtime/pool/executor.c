@@ -672,6 +672,15 @@ static void close_executor(peri__executor *executor)
   peri__executor_close_pool(executor);
 }
 
+/* executor:_of_threads(): whether its workers are threads */
+static int l_of_threads(lua_State *L)
+{
+  lua_settop(L, 1);
+  peri__pool *pool = peri__check_executor(L)->pool;
+  lua_pushboolean(L, pool == NULL || pool->ops->threads);
+  return 1;
+}
+
 /* executor:close(): no more jobs. */
 static int l_close(lua_State *L)
 {
@@ -793,6 +802,7 @@ static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"_set_spin", l_set_spin},
                                    {"_submit_for", l_submit_for},
                                    {"_cancel_queued", l_cancel_queued},
+                                   {"_of_threads", l_of_threads},
                                    {"_close", l_close},
                                    {"_when_ended", l_when_ended},
                                    {"_join", l_join},

@@ -114,6 +114,7 @@ typedef struct peri__pool peri__pool;
  * raises. */
 typedef struct peri__pool_ops {
   const char *broken_class; /* the error class of a broken pool */
+  bool threads;             /* its workers are */
   /* Takes the job. 0, or a libuv error: then the job is the caller's. Not
    * called after close, nor on a broken pool. */
   int (*submit)(peri__pool *pool, peri__job *job);
@@ -123,9 +124,10 @@ typedef struct peri__pool_ops {
   void (*withdraw_all)(peri__pool *pool, peri_list *jobs);
   /* Whether a worker has begun it. */
   bool (*running)(peri__pool *pool, const peri__job *job);
-  /* Asks a job that runs to stop; how it ended is told as ever. False: it does
-   * not run, or nothing can be done. */
-  bool (*interrupt)(peri__pool *pool, peri__job *job);
+  /* Asks a job that runs to stop; how it ended is told as ever. If it has not
+   * after so many nanoseconds (< 0: the pool's own), a process is killed, a
+   * thread cannot be. False: it does not run, or nothing can be done. */
+  bool (*interrupt)(peri__pool *pool, peri__job *job, int64_t grace);
   /* A task of this loop submits or waits: results are to come while that runs.
    * NULL: nothing to be done. A libuv error otherwise. */
   int (*attach)(peri__pool *pool, lua_State *L, peri_loop *loop);

@@ -172,10 +172,10 @@ static bool running(peri__pool *head, const peri__job *job)
   return pool->ops->running(pool, job);
 }
 
-static bool interrupt(peri__pool *head, peri__job *job)
+static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
 {
   peri__pool *pool = &((guest *)head)->pool->head;
-  return pool->ops->interrupt(pool, job);
+  return pool->ops->interrupt(pool, job, grace);
 }
 
 /* -- Life ---------------------------------------------------------------------- */
@@ -210,6 +210,7 @@ static void free_guest(peri__pool *head)
 
 static const peri__pool_ops ops = {
     .broken_class = "BrokenThreadPool",
+    .threads = true,
     .submit = submit,
     .withdraw = withdraw,
     .withdraw_all = withdraw_all,

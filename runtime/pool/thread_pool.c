@@ -626,8 +626,9 @@ static bool running(peri__pool *pool, const peri__job *job)
   return atomic_load(&((peri__job *)job)->state) == PERI__JOB_RUNS;
 }
 
-static bool interrupt(peri__pool *head, peri__job *job)
+static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
 {
+  (void)grace;
   thread_pool *pool = (thread_pool *)head;
   uv_mutex_lock(&pool->mutex); /* job->carrier stands still */
   peri__thread *thread = job->carrier;
@@ -686,6 +687,7 @@ static void free_pool(peri__pool *head)
 
 static const peri__pool_ops ops = {
     .broken_class = "BrokenThreadPool",
+    .threads = true,
     .submit = submit,
     .withdraw = withdraw,
     .withdraw_all = withdraw_all,

@@ -504,6 +504,8 @@ describe("cancel { running = true }", function()
     open()
     raises(peri.TypeError, "bad argument #1 to 'cancel' (table of options expected, got number)",
       function() future:cancel(1) end)
+    raises(peri.ValueError, "grace must be a number of seconds, at least 0",
+      function() future:cancel { running = true, grace = -1 } end)
   end)
 
   if support.signals_interrupt then
