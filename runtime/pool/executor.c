@@ -689,6 +689,7 @@ static int l_close(lua_State *L)
     peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME,
                 "an executor cannot be shut down by one of its jobs");
   close_executor(executor);
+  peri__room_grant(L, peri__rt(L), lua_gettop(L));
   return 0;
 }
 
