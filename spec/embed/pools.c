@@ -26,10 +26,12 @@ static const char *const scripts[] = {
     /* Done callbacks and tasks that wait at an executor which has no room. */
     "local peri = require 'perilune'\n"
     "local futures = require 'perilune.futures'\n"
-    "executor = futures.ThreadPoolExecutor { max_workers = 1, max_queued = 1 }\n"
+    "executor = futures.ThreadPoolExecutor { max_workers = 1, max_queued = 1 "
+    "}\n"
     "for i = 1, 20 do\n"
     "  peri.create_task(function()\n"
-    "    executor:submit(math.abs, i):add_done_callback(function() error 'late' end)\n"
+    "    executor:submit(math.abs, i):add_done_callback(function() error "
+    "'late' end)\n"
     "  end)\n"
     "end\n"
     "peri.sleep(0)\n"
@@ -45,8 +47,33 @@ static const char *const scripts[] = {
     "for i = 1, 50 do executor:submit(nest, i % 4) end",
 };
 
+/* Workers have the limit of the runtime: a job that exhausts it fails. */
+static void exhaust_memory(void)
+{
+  peri_runtime *runtime;
+  peri_options options;
+  peri_options_init(&options);
+  options.memory_limit = 16 << 20;
+  CHECK_INT(PERI_OK, peri_new(&runtime, &options));
+  CHECK_INT(
+      PERI_OK,
+      run_code(runtime,
+               "local futures = require 'perilune.futures'\n"
+               "local executor <close> = futures.ThreadPoolExecutor {\n"
+               "  max_workers = 1 }\n"
+               "local job = executor:submit(function()\n"
+               "  local t = {}\n"
+               "  while true do t[#t + 1] = ('x'):rep(1000) .. #t end\n"
+               "end)\n"
+               "local ok, err = pcall(job.result, job)\n"
+               "assert(not ok and tostring(err):find 'memory', tostring(err))\n"
+               "assert(executor:submit(math.abs, -1):result() == 1)"));
+  peri_close(runtime);
+}
+
 int main(void)
 {
+  exhaust_memory();
   for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
     close_with_jobs(scripts[i]);
   return 0;
