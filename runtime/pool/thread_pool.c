@@ -16,7 +16,9 @@
  * A sleeping worker is woken by a permit (`wakes`) that is counted out of
  * `sleepers` when it is given: many submits wake each sleeper once. A worker
  * that goes to sleep counts itself first and then looks at the inbox; whoever
- * submits does it the other way round: one of the two sees the other.
+ * submits does it the other way round: one of the two sees the other. The first
+ * job in an empty inbox is left to a worker that is awake (linger), if there is
+ * one: that looks once more before it sleeps.
  *
  * The threads block all signals that are sent to the process: those belong to
  * the owner's loops, or the host.
@@ -30,7 +32,7 @@
 
 #include "pool/thread_pool.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16 };
+enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 64 };
 
 typedef peri__thread_pool thread_pool;
 
@@ -168,26 +170,48 @@ static peri__job *next_of_mine(peri__thread *thread)
   return job;
 }
 
+/* The worker's. */
+static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)worker - offsetof(peri__thread, worker));
+  peri__job *job = next_of_mine(thread);
+  if (job == NULL)
+    return NULL;
+  peri__thread_job_done(thread->pool, done);
+  thread->streak++;
+  return job;
+}
+
 static bool has_news(thread_pool *pool)
 {
   return atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL;
 }
 
-/* When short jobs come one after the other, to let other threads run for a
- * moment costs less than to sleep and be woken, on either side. */
+static bool has_reason(thread_pool *pool)
+{
+  return has_news(pool) || atomic_load(&pool->closing);
+}
+
+/* Looks for news for some time: of a pool that spins as long as that says; else
+ * while short jobs come one after the other, when to let other threads run for
+ * a moment costs less than to sleep and be woken, on either side. */
 static void linger(thread_pool *pool, peri__thread *thread)
 {
-  if (pool->head.spin > 0) {
-    uint64_t begin = uv_hrtime();
-    while (!has_news(pool) && !atomic_load(&pool->closing) &&
-           uv_hrtime() - begin < pool->head.spin)
-      peri__relax();
+  uint64_t spin = pool->head.spin, begin;
+  if (spin == 0 && thread->streak < STREAK)
     return;
+  atomic_fetch_add(&pool->awake, 1);
+  if (spin == 0) {
+    for (int i = 0; i < LINGER && !has_reason(pool); i++)
+      sched_yield();
+  } else {
+    begin = uv_hrtime();
+    while (!has_reason(pool) && uv_hrtime() - begin < spin)
+      for (int i = 0; i < LOOKS && !has_reason(pool); i++)
+        peri__relax();
   }
-  if (thread->streak < STREAK)
-    return;
-  for (int i = 0; i < LINGER && !has_news(pool); i++)
-    sched_yield();
+  atomic_fetch_sub(&pool->awake, 1);
 }
 
 /* Waits for the next job. NULL: there will be none. */
@@ -290,7 +314,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
                    ? -1
                    : peri__worker_open(worker, &text);
   if (status == 0) {
-    peri__worker_run(worker, job);
+    job = peri__worker_run(worker, job);
     if (peri_unlikely(thread->rests))
       stop_resting(thread);
   } else if (status > 0) {
@@ -425,6 +449,7 @@ static peri__thread *thread_new(thread_pool *pool, bool debug)
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
   thread->worker.own_pool = peri__thread_guest_new;
+  thread->worker.next = next_of_worker;
   thread->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
   peri__home_init(&thread->home, NULL, read_notes, thread);
@@ -576,8 +601,7 @@ static void withdraw_all(peri__pool *head, peri_list *jobs)
 static bool wants_thread(thread_pool *pool, const peri__job *job)
 {
   return pool->started < pool->max_workers && !pool->closed &&
-         (job->home->guest != NULL ||
-          pool->started < atomic_load(&pool->head.pending));
+         (job->home->guest != NULL || pool->started < pool->head.pending);
 }
 
 /* A sleeping thread is woken; or one is started if there are fewer than jobs;
@@ -601,7 +625,7 @@ int peri__threads_wake(thread_pool *pool, peri__job *job)
   return status;
 }
 
-void peri__threads_put(thread_pool *pool, peri__job *job)
+bool peri__threads_put(thread_pool *pool, peri__job *job)
 {
   peri_node *first = atomic_load_explicit(&pool->inbox, memory_order_relaxed);
   job->carrier = NULL;
@@ -609,12 +633,14 @@ void peri__threads_put(thread_pool *pool, peri__job *job)
   do
     job->node.link.next = (peri_list *)first;
   while (!atomic_compare_exchange_weak(&pool->inbox, &first, &job->node));
+  return first == NULL;
 }
 
 static int submit(peri__pool *head, peri__job *job)
 {
   thread_pool *pool = (thread_pool *)head;
-  peri__threads_put(pool, job);
+  if (peri__threads_put(pool, job) && atomic_load(&pool->awake) > 0)
+    return 0;
   if (atomic_load(&pool->sleepers) == 0 && pool->started >= pool->max_workers)
     return 0;
   return peri__threads_wake(pool, job);

@@ -39,12 +39,16 @@ struct peri__thread_pool {
   bool signalled;  /* has sent its signal */
   char *broken;    /* what head.broken points to, unless that is static */
 
+  char apart[PERI__LINE];
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
+  char apart_too[PERI__LINE];
   /* Written with the mutex. */
   atomic_uint sleepers; /* who were given no permit */
   atomic_bool closing;
   atomic_uint started;
+  atomic_uint awake; /* who have no job, and look at the inbox without a lock */
 
+  char apart_again[PERI__LINE];
   uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
   uv_cond_t wake;   /* there is a permit, or the pool was closed */
   uv_cond_t guest_done; /* a guest has got all of its jobs back */
@@ -64,8 +68,8 @@ static inline peri__job *peri__node_job(peri_node *node)
 
 /* With the mutex: what was submitted stands in the queue. */
 void peri__threads_fetch(peri__thread_pool *pool);
-/* Puts a job into the inbox. */
-void peri__threads_put(peri__thread_pool *pool, peri__job *job);
+/* Puts a job into the inbox. Returns whether that was empty. */
+bool peri__threads_put(peri__thread_pool *pool, peri__job *job);
 /* Some thread will see to a job of the inbox. 0, or a libuv error: there is none,
  * and the job is the caller's again. */
 int peri__threads_wake(peri__thread_pool *pool, peri__job *job);
