@@ -5,12 +5,13 @@
 -- loop: tasks of any loop await it, and outside of loops `result` blocks the
 -- thread. The futures of `run_in_executor` are the loop's.
 local core = require "perilune._core"
+local native = require "perilune._pool"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 local executors = require "perilune.executor"
 
 local error, debug, setmetatable = error, debug, setmetatable
-local RuntimeError = errors.RuntimeError
+local RuntimeError, TypeError = errors.RuntimeError, errors.TypeError
 local await = core.Future.await
 
 ---@class perilune.futures
@@ -23,6 +24,23 @@ futures.as_completed = require "perilune.pool_future".as_completed
 futures.FIRST_COMPLETED = require "perilune.pool_future".FIRST_COMPLETED
 futures.FIRST_EXCEPTION = require "perilune.pool_future".FIRST_EXCEPTION
 futures.ALL_COMPLETED = require "perilune.pool_future".ALL_COMPLETED
+
+---The executor in one of whose workers this code runs: there a job may submit
+---jobs to its own pool, and `map`. Their futures belong to this worker: what is
+---done with them is done while jobs run here. Nobody waits for room, whatever
+---the executor's `max_queued`; only its owner may shut it down.
+---
+---A job that waits for such a job needs another worker for it. When all workers
+---wait so, and no one is left to begin what they wait for, the last of them gets
+---DeadlockError.
+---
+---Raises RuntimeError outside of jobs, NotImplementedError in a process.
+---
+---Python has no such function: there a job finds its executor as a global.
+---@return perilune.Executor
+function futures.current_executor()
+  return native.current_executor()
+end
 
 -- Loops -----------------------------------------------------------------------------------
 
@@ -79,11 +97,17 @@ end
 ---`loop:set_default_executor(executor)`: the executor for jobs without one, from
 ---now on. Shutting it down is then the loop's business.
 ---
+---Raises TypeError for what is no ThreadPoolExecutor.
+---
 ---Python: `loop.set_default_executor`.
 ---@param loop perilune.Loop
----@param executor perilune.Executor
+---@param executor perilune.ThreadPoolExecutor
 function futures.set_default_executor(loop, executor)
-  defaults[loop] = check_executor("set_default_executor", executor)
+  check_executor("set_default_executor", executor)
+  if not executor:_of_threads() then
+    error(TypeError "executor must be a ThreadPoolExecutor")
+  end
+  defaults[loop] = executor
   executors.closed(executor)
 end
 

@@ -12,6 +12,7 @@ require "perilune.tasks" -- loops have run_coroutine_threadsafe then
 
 local pairs, pcall, error = pairs, pcall, error
 local CALL <const>, RUN <const>, CANCEL <const> = native.CALL, native.RUN, native.CANCEL
+local LOG <const> = native.LOG
 local RETURNED <const>, RAISED <const>, CANCELLED <const> =
   native.RETURNED, native.RAISED, native.CANCELLED
 local send, external = native.send, native.external
@@ -98,6 +99,14 @@ function LoopHandle:run_coroutine_threadsafe(fn, ...)
   error(err, 0)
 end
 
+---In a worker: has the owner log something. False: it cannot be reached.
+---@param level integer
+---@param text string
+---@return boolean
+function handles.log(level, text)
+  return (pcall(send, core.owner, LOG, level, 0, 0, core.worker_name, text))
+end
+
 -- What has come ------------------------------------------------------------------
 
 local function settle(future, kind, ...)
@@ -144,6 +153,8 @@ function handles.arrived(peer, kind, request, loop, ...)
     loop:call_soon_threadsafe(...)
   elseif kind == RUN then
     run(peer, request, loop, ...)
+  elseif kind == LOG then
+    require "perilune.log"._from_worker(request, ...)
   elseif kind == CANCEL then
     local future = take(running, peer, request)
     if future then future:cancel() end
@@ -159,7 +170,7 @@ end
 function handles.failed(peer, kind, request, err)
   if kind == RUN then
     reply(peer, request, RAISED, err)
-  elseif kind == CALL then
+  elseif kind == CALL or kind == LOG then
     require "perilune.log".error("a call for a loop from another state failed: %s", err)
   else
     handles.arrived(peer, RAISED, request, nil, err)

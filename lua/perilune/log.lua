@@ -30,9 +30,11 @@ local lualogging_names <const> = { WARNING = "WARN", CRITICAL = "FATAL" }
 
 local threshold = log.WARNING
 
--- Where nothing was said about the log: to the host's, the program's being
--- stderr; a host that wants none has Lua's warnings.
+-- Where nothing was said about the log: in a worker to its owner's, elsewhere to
+-- the host's, the program's being stderr; a host that wants none has Lua's
+-- warnings.
 local function default_handler(level, text)
+  if core.owner and require "perilune.handles".log(log[level], text) then return end
   core.emit(log[level], level .. " perilune: " .. text)
 end
 
@@ -108,6 +110,14 @@ function log.set_logger(logger)
       logger[level:lower()](logger, text)
     end
   end
+end
+
+---Logs what was logged in a worker.
+---@param level integer
+---@param name string the worker's
+---@param text string
+function log._from_worker(level, name, text)
+  if level >= threshold then handler(names[level], ("%s: %s"):format(name, text)) end
 end
 
 -- A message is formatted only if it has arguments, and only if it is logged.

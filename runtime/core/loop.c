@@ -344,7 +344,9 @@ bool peri__idle(peri_runtime *rt, peri_loop *loop)
   if (atomic_load(&rt->external) != 0)
     return false;
   uv_loop_t *uv = loop->kernel != NULL ? loop->kernel->uv : loop->host_uv;
-  return uv == NULL || !uv_loop_alive(uv);
+  if (uv != NULL && uv_loop_alive(uv))
+    return false;
+  return peri_likely(rt->own_pool == NULL) || !rt->own_pool_rests(rt, true);
 }
 
 static bool has_work(peri_loop *loop)
@@ -382,7 +384,7 @@ bool peri__stuck(peri_runtime *rt, peri_loop *loop)
          peri__nothing_came(rt);
 }
 
-static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
+static void sleep_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   int64_t delay = peri__next_timer(rt);
   if (delay == INT64_MAX && peri__idle(rt, loop) &&
@@ -405,6 +407,13 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
     look_timed(L, rt, loop, delay);
   else
     look(loop, delay);
+}
+
+static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  sleep_for_work(L, rt, loop);
+  if (peri_unlikely(rt->own_pool != NULL))
+    rt->own_pool_rests(rt, false);
 }
 
 static void wake_sleeper(peri_node *node)

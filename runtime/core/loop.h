@@ -163,6 +163,8 @@ enum {
 /* Has the next round look at what has come. Any thread; signal handlers. */
 void peri__attend(peri_runtime *rt, int what);
 bool peri__nothing_came(peri_runtime *rt);
+/* Calls what was posted, between two turns. */
+void peri__posts_run(lua_State *L, peri_runtime *rt);
 int peri__post_init(peri_runtime *rt);
 void peri__post_fini(peri_runtime *rt);
 void peri__post_attend(lua_State *L, peri_runtime *rt);

@@ -137,6 +137,13 @@ static void run_posts(lua_State *L, peri_runtime *rt)
   }
 }
 
+void peri__posts_run(lua_State *L, peri_runtime *rt)
+{
+  int attention = atomic_fetch_and(&rt->attention, ~PERI_ATTEND_POSTS);
+  if (attention & PERI_ATTEND_POSTS)
+    run_posts(L, rt);
+}
+
 /* -- Interrupts ------------------------------------------------------------------- */
 
 /* The task that the innermost run is for. */

@@ -175,6 +175,12 @@ struct peri_runtime {
    * so many nanoseconds (< 0: no limit). True: there is something. */
   bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);
   uint32_t spinners;
+  /* In a worker: the pool to which its job has submitted jobs that are not back,
+   * or NULL. Is told when the loop is about to sleep with nothing else to wait
+   * for, returns false then if none of them can come any more; and is told when
+   * it has slept. */
+  struct peri__pool *own_pool;
+  bool (*own_pool_rests)(peri_runtime *rt, bool rests);
   bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;

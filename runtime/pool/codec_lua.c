@@ -45,10 +45,13 @@ static const luaL_Reg functions[] = {{"register", peri__codec_register},
 static const struct {
   const char *name;
   peri__note_kind kind;
-} kinds[] = {
-    {"CALL", PERI__NOTE_CALL},           {"RUN", PERI__NOTE_RUN},
-    {"RETURNED", PERI__NOTE_RETURNED},   {"RAISED", PERI__NOTE_RAISED},
-    {"CANCELLED", PERI__NOTE_CANCELLED}, {"CANCEL", PERI__NOTE_CANCEL}};
+} kinds[] = {{"CALL", PERI__NOTE_CALL},
+             {"RUN", PERI__NOTE_RUN},
+             {"RETURNED", PERI__NOTE_RETURNED},
+             {"RAISED", PERI__NOTE_RAISED},
+             {"CANCELLED", PERI__NOTE_CANCELLED},
+             {"CANCEL", PERI__NOTE_CANCEL},
+             {"LOG", PERI__NOTE_LOG}};
 
 int peri__codec_open(lua_State *L)
 {

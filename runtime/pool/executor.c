@@ -90,7 +90,10 @@ static void count(peri__executor *executor, int delta)
   executor->pool->pending = executor->pending;
   if (had == (executor->pending > 0))
     return;
-  peri__external(executor->rt, had ? -1 : 1);
+  if (peri_unlikely(executor->pool->guest))
+    executor->rt->own_pool = had ? NULL : executor->pool;
+  else
+    peri__external(executor->rt, had ? -1 : 1);
   if (executor->pool->spin > 0)
     executor->rt->spinners += had ? -1u : 1u;
 }
@@ -566,6 +569,7 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
   if (peri_likely(status == 0))
     return;
   forget_job(L, future, futures);
+  check_takes_jobs(L, rt, executor); /* it may have been told just now */
   peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
               uv_strerror(status));
 }
@@ -736,10 +740,24 @@ static void close_executor(peri__executor *executor)
   peri__executor_close_pool(executor);
 }
 
+/* executor:_of_threads(): whether its workers are threads */
+static int l_of_threads(lua_State *L)
+{
+  lua_settop(L, 1);
+  peri__pool *pool = peri__check_executor(L)->pool;
+  lua_pushboolean(L, pool == NULL || pool->ops->threads);
+  return 1;
+}
+
 /* executor:close(): no more jobs. */
 static int l_close(lua_State *L)
 {
-  close_executor(peri__check_executor(L));
+  peri__executor *executor = peri__check_executor(L);
+  if (executor->pool != NULL && executor->pool->guest)
+    peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME,
+                "an executor cannot be shut down by one of its jobs");
+  close_executor(executor);
+  peri__room_grant(L, peri__rt(L), lua_gettop(L));
   return 0;
 }
 
@@ -856,6 +874,7 @@ static const luaL_Reg methods[] = {{"submit", l_submit},
                                    {"_set_spin", l_set_spin},
                                    {"_submit_for", l_submit_for},
                                    {"_cancel_queued", l_cancel_queued},
+                                   {"_of_threads", l_of_threads},
                                    {"_close", l_close},
                                    {"_when_ended", l_when_ended},
                                    {"_join", l_join},

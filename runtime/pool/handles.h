@@ -29,7 +29,8 @@ typedef enum peri__note_kind {
   PERI__NOTE_RETURNED,
   PERI__NOTE_RAISED,
   PERI__NOTE_CANCELLED,
-  PERI__NOTE_CANCEL /* the future of a RUN was cancelled */
+  PERI__NOTE_CANCEL, /* the future of a RUN was cancelled */
+  PERI__NOTE_LOG     /* of a worker, for the owner's log; request: the level */
 } peri__note_kind;
 
 /* ref(value) */

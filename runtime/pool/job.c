@@ -87,6 +87,7 @@ void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
   home->rt = rt;
   home->deliver = deliver;
   home->argument = argument;
+  home->guest = NULL;
   atomic_init(&home->done, NULL);
   atomic_init(&home->notes, NULL);
   atomic_init(&home->posted, false);

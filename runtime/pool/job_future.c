@@ -90,33 +90,44 @@ static int l_exception(lua_State *L)
   return wait_for_end(L, true, "exception");
 }
 
-/* Whether the options at 2 ask to interrupt a job that runs. */
-static bool wants_running(lua_State *L, peri_runtime *rt)
+/* What the options at 2 say: whether a job that runs is interrupted, and the
+ * seconds it has then, as nanoseconds (-1: the pool's). */
+static bool wants_running(lua_State *L, peri_runtime *rt, int64_t *grace)
 {
+  *grace = -1;
   if (lua_isnoneornil(L, 2))
     return false;
   if (!lua_istable(L, 2))
     peri__arg_type_error(L, rt, 2, "table of options");
   lua_getfield(L, 2, "running");
   bool wants = lua_toboolean(L, -1);
-  lua_pop(L, 1);
+  lua_getfield(L, 2, "grace");
+  if (!lua_isnil(L, -1)) {
+    lua_Number seconds = lua_tonumber(L, -1);
+    if (lua_type(L, -1) != LUA_TNUMBER || !(seconds >= 0))
+      peri__throw(L, rt, PERI_ERR_VALUE,
+                  "grace must be a number of seconds, at least 0");
+    *grace = peri__nanoseconds(seconds);
+  }
+  lua_pop(L, 2);
   return wants;
 }
 
-/* future:cancel([{running=}]) */
+/* future:cancel([{running=, grace=}]) */
 static int l_cancel(lua_State *L)
 {
+  int64_t grace;
   peri_runtime *rt = peri__rt(L);
   peri__job_future *future = check_future(L, rt);
   peri_future *head = &future->future;
-  bool running = wants_running(L, rt);
+  bool running = wants_running(L, rt, &grace);
   lua_settop(L, 1);
   bool cancelled = head->state == PERI_CANCELLED;
   if (head->state == PERI_PENDING)
     cancelled = peri__future_cancel_checked(L, rt, 1, 0);
   peri__pool *pool = future->executor ? future->executor->pool : NULL;
   if (running && head->state == PERI_PENDING && pool != NULL)
-    cancelled = pool->ops->interrupt(pool, &future->job);
+    cancelled = pool->ops->interrupt(pool, &future->job, grace);
   lua_pushboolean(L, cancelled);
   return 1;
 }

@@ -101,7 +101,6 @@ static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
 
 /* -- Where jobs come back to ----------------------------------------------- */
 
-/* One for each runtime that submits to a pool. */
 /* A note of a peer's on its way (codec.h). */
 typedef struct peri__note {
   struct peri__note *next;
@@ -109,6 +108,7 @@ typedef struct peri__note {
   peri__message message;
 } peri__note;
 
+/* One for each runtime that submits to a pool. */
 struct peri__home {
   peri_runtime *rt;
   peri_post_cb deliver; /* is posted to rt when there is something for it */
@@ -116,6 +116,7 @@ struct peri__home {
   _Atomic(peri_node *) done; /* jobs, the last one first, linked by link.next */
   _Atomic(peri__note *) notes; /* the last one first */
   atomic_bool posted;
+  struct peri__pool *guest; /* whose jobs come here, if it is one of a job */
 };
 
 void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
@@ -144,6 +145,7 @@ typedef struct peri__pool peri__pool;
  * raises. */
 typedef struct peri__pool_ops {
   const char *broken_class; /* the error class of a broken pool */
+  bool threads;             /* its workers are */
   /* Takes the job. 0, or a libuv error: then the job is the caller's. Not
    * called after close, nor on a broken pool. */
   int (*submit)(peri__pool *pool, peri__job *job);
@@ -153,9 +155,10 @@ typedef struct peri__pool_ops {
   void (*withdraw_all)(peri__pool *pool, peri_list *jobs);
   /* Whether a worker has begun it. */
   bool (*running)(peri__pool *pool, const peri__job *job);
-  /* Asks a job that runs to stop; how it ended is told as ever. False: it does
-   * not run, or nothing can be done. */
-  bool (*interrupt)(peri__pool *pool, peri__job *job);
+  /* Asks a job that runs to stop; how it ended is told as ever. If it has not
+   * after so many nanoseconds (< 0: the pool's own), a process is killed, a
+   * thread cannot be. False: it does not run, or nothing can be done. */
+  bool (*interrupt)(peri__pool *pool, peri__job *job, int64_t grace);
   /* A task of this loop submits or waits: results are to come while that runs.
    * NULL: nothing to be done. A libuv error otherwise. */
   int (*attach)(peri__pool *pool, lua_State *L, peri_loop *loop);
@@ -180,6 +183,7 @@ struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
   uint64_t spin;     /* nanoseconds to look for news before one sleeps */
+  bool guest;        /* somebody else's, as one of its jobs sees it */
   atomic_bool ended; /* closed, and all workers gone */
   /* Why it takes no jobs, to follow "the pool is broken" (", its initializer
    * failed: ..."), or NULL; the text lives as long as the pool. */

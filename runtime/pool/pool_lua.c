@@ -30,7 +30,7 @@ static void fill_options(const peri_runtime *rt, peri_options *options)
   peri_options_init(options);
   options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
   options->memory_limit = rt->options.memory_limit;
-  options->debug = rt->options.debug;
+  options->debug = rt->debug;
   options->deadlock = rt->options.deadlock;
   options->preempt_signal = rt->options.preempt_signal;
   options->sigpipe_ignored = 1; /* blocked in worker threads */
@@ -132,6 +132,32 @@ static int l_set_worker_command(lua_State *L)
   return 0;
 }
 
+/* Its address is the place of the job's executor in the registry. */
+static const char own_key = 0;
+
+/* current_executor() -> the executor whose worker this state is */
+static int l_current_executor(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &own_key) == LUA_TUSERDATA)
+    return 1;
+  peri__worker *worker = peri__worker_of(L);
+  if (worker == NULL)
+    return peri__throw(L, rt, PERI_ERR_RUNTIME,
+                       "current_executor() was not called in a job");
+  if (worker->own_pool == NULL)
+    return peri__throw(L, rt, PERI_ERR_NOT_IMPLEMENTED,
+                       "current_executor() in a worker process");
+  peri__executor *executor = peri__executor_new(L);
+  executor->pool = worker->own_pool(worker, &executor->home);
+  if (executor->pool == NULL)
+    return peri__no_memory(L);
+  peri__executor_push_handle(L);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &own_key);
+  return 1;
+}
+
 /* cpu_count(): how many threads can run at once here. */
 static int l_cpu_count(lua_State *L)
 {
@@ -145,6 +171,7 @@ static const luaL_Reg functions[] = {
     {"thread_pool", l_thread_pool},
     {"process_pool", l_process_pool},
     {"set_worker_command", l_set_worker_command},
+    {"current_executor", l_current_executor},
     {"cpu_count", l_cpu_count},
     {NULL, NULL}};
 

@@ -478,14 +478,14 @@ static bool running(peri__pool *head, const peri__job *job)
          PERI__AHEAD_CLAIMED;
 }
 
-static bool interrupt(peri__pool *head, peri__job *job)
+static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
 {
   process_pool *pool = (process_pool *)head;
   slot *at = job->carrier;
   if (at == NULL || !running(head, job))
     return false;
   peri__order order = {.slot = at->process->first,
-                       .grace = pool->options.grace};
+                       .grace = grace < 0 ? pool->options.grace : grace};
   at->interrupted = true;
   return send(at->process->control, &order, sizeof order,
               MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof order;

@@ -12,13 +12,19 @@ static bool is_waiting(const peri_future *future)
   return future->state == PERI_PENDING && !future->loop->closed;
 }
 
+/* Who waits at a closed executor is told so when it submits. */
+static bool has_room(const peri__executor *executor)
+{
+  return executor->pool->closed ||
+         executor->pending + executor->granted < executor->limit;
+}
+
 static void grant(lua_State *L, peri_runtime *rt, peri__executor *executor,
                   int idx)
 {
   int top = lua_gettop(L);
   lua_getiuservalue(L, idx, PERI__EXECUTOR_ROOM);
-  while (executor->waiting > 0 &&
-         executor->pending + executor->granted < executor->limit) {
+  while (executor->waiting > 0 && has_room(executor)) {
     lua_rawgeti(L, top + 1, executor->first_waiting);
     lua_pushnil(L);
     lua_rawseti(L, top + 1, executor->first_waiting++);

@@ -30,59 +30,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "pool/worker.h"
+#include "pool/thread_pool.h"
 
 enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 1024 };
 
-typedef struct thread_pool thread_pool;
-
-/* A thread. Locked inside the pool's mutex, or alone. */
-typedef struct peri__thread {
-  thread_pool *pool;
-  uv_thread_t id;
-  peri__worker worker;
-  peri__peer peer; /* as the owner sees it; the owner's thread */
-  peri__home home; /* for notes to worker.rt */
-  unsigned streak; /* jobs since it slept */
-  uv_mutex_t
-      mutex; /* guards the rest, and worker.rt; nothing is locked inside */
-  peri__job *current; /* the one that has begun last */
-  peri_list mine; /* jobs taken and not begun; job->carrier is this thread */
-  size_t count;
-} peri__thread;
-
-struct thread_pool {
-  peri__pool head;
-  peri__worker_setup setup;
-  unsigned max_workers;
-  char prefix[16];
-  unsigned joined; /* the owner's */
-  bool signalled;  /* has sent its signal */
-  char *broken;    /* what head.broken points to, unless that is static */
-
-  char apart[PERI__LINE];
-  _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
-  char apart_too[PERI__LINE];
-  /* Written with the mutex. */
-  atomic_uint sleepers; /* who were given no permit */
-  atomic_bool closing;
-  atomic_uint started;
-  atomic_uint awake; /* who have no job, and look at the inbox without a lock */
-
-  char apart_again[PERI__LINE];
-  uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
-  uv_cond_t wake;   /* there is a permit, or the pool was closed */
-  peri__thread **threads;
-  unsigned alive, wakes;
-  peri_list queue; /* job->carrier is NULL */
-  size_t queued;
-  bool closed;
-};
-
-static inline peri__job *node_job(peri_node *node)
-{
-  return (peri__job *)((char *)node - offsetof(peri__job, node));
-}
+typedef peri__thread_pool thread_pool;
 
 static void set_state(peri__job *job, peri__job_state state)
 {
@@ -99,7 +51,7 @@ static bool is_queued(const peri__job *job)
 /* -- Taking jobs ------------------------------------------------------------ */
 
 /* With the mutex: what was submitted stands in the queue. */
-static void fetch(thread_pool *pool)
+void peri__threads_fetch(thread_pool *pool)
 {
   if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) == NULL)
     return;
@@ -124,7 +76,7 @@ static void begin(peri__thread *thread, peri__job *job)
 {
   peri__worker_settle(&thread->worker);
   job->carrier = thread;
-  job->peer = &thread->peer;
+  job->peer = job->home->guest == NULL ? &thread->peer : NULL;
   thread->current = job;
   set_state(job, PERI__JOB_RUNS);
 }
@@ -138,7 +90,7 @@ static void give(peri__thread *thread, peri__job *job, peri_list *from,
   begin(thread, job);
   for (size_t i = 0; i < n; i++) {
     peri_node *node = peri__list_shift(from);
-    node_job(node)->carrier = thread;
+    peri__node_job(node)->carrier = thread;
     peri__list_push(&thread->mine, node);
   }
   thread->count += n;
@@ -169,7 +121,7 @@ static peri__job *steal(thread_pool *pool, peri__thread *thread)
   }
   if (n == 0)
     return NULL;
-  peri__job *job = node_job(peri__list_shift(&loot));
+  peri__job *job = peri__node_job(peri__list_shift(&loot));
   give(thread, job, &loot, n - 1);
   return job;
 }
@@ -177,7 +129,7 @@ static peri__job *steal(thread_pool *pool, peri__thread *thread)
 /* With the mutex: a job to begin with, and a share of those behind it. */
 static peri__job *take(thread_pool *pool, peri__thread *thread)
 {
-  fetch(pool);
+  peri__threads_fetch(pool);
   if (peri__list_empty(&pool->queue))
     return steal(pool, thread);
   size_t share = pool->queued / (2 * pool->alive);
@@ -185,7 +137,7 @@ static peri__job *take(thread_pool *pool, peri__thread *thread)
     share = LARGEST_SHARE;
   if (share == 0 || atomic_load(&pool->sleepers) > 0)
     share = 1;
-  peri__job *job = node_job(peri__list_shift(&pool->queue));
+  peri__job *job = peri__node_job(peri__list_shift(&pool->queue));
   pool->queued -= share;
   give(thread, job, &pool->queue, share - 1);
   return job;
@@ -211,7 +163,7 @@ static peri__job *next_of_mine(peri__thread *thread)
   uv_mutex_lock(&thread->mutex);
   if (thread->count > 0) {
     thread->count--;
-    job = node_job(peri__list_shift(&thread->mine));
+    job = peri__node_job(peri__list_shift(&thread->mine));
     begin(thread, job);
   }
   uv_mutex_unlock(&thread->mutex);
@@ -226,7 +178,7 @@ static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
   peri__job *job = next_of_mine(thread);
   if (job == NULL)
     return NULL;
-  peri__job_done(done);
+  peri__thread_job_done(thread->pool, done);
   thread->streak++;
   return job;
 }
@@ -289,7 +241,7 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
 static void take_all(thread_pool *pool, peri_list *jobs)
 {
   uv_mutex_lock(&pool->mutex);
-  fetch(pool);
+  peri__threads_fetch(pool);
   for (unsigned i = 0; i < pool->started; i++) {
     peri__thread *thread = pool->threads[i];
     uv_mutex_lock(&thread->mutex);
@@ -329,9 +281,9 @@ static void break_pool(thread_pool *pool, char *text)
   peri__list_init(&waiting);
   take_all(pool, &waiting);
   while (!peri__list_empty(&waiting)) {
-    peri__job *job = node_job(peri__list_shift(&waiting));
+    peri__job *job = peri__node_job(peri__list_shift(&waiting));
     job->outcome = PERI__JOB_BROKEN;
-    peri__job_done(job);
+    peri__thread_job_done(pool, job);
   }
 }
 
@@ -342,6 +294,14 @@ static void reset_notes(peri__thread *thread)
   peri__home_drop_notes(&thread->home);
   atomic_store(&thread->home.posted, false);
   uv_mutex_unlock(&thread->mutex);
+}
+
+/* An error has got it past the end of its rest. */
+static void stop_resting(peri__thread *thread)
+{
+  uv_mutex_lock(&thread->pool->mutex);
+  thread->rests = false;
+  uv_mutex_unlock(&thread->pool->mutex);
 }
 
 static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
@@ -355,6 +315,8 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
                    : peri__worker_open(worker, &text);
   if (status == 0) {
     job = peri__worker_run(worker, job);
+    if (peri_unlikely(thread->rests))
+      stop_resting(thread);
   } else if (status > 0) {
     job->outcome = PERI__JOB_FAILED;
     job->text = text;
@@ -362,7 +324,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
     break_pool(pool, text);
     job->outcome = PERI__JOB_BROKEN;
   }
-  peri__job_done(job);
+  peri__thread_job_done(pool, job);
 }
 
 /* Of all signals only the one that interrupts. */
@@ -389,9 +351,10 @@ static void name_thread(const char *name)
 
 /* The last of a closed pool's threads tells the owner; it touches nothing
  * afterwards but the home, which is there until all threads were joined. */
-static void end_thread(thread_pool *pool)
+static void end_thread(thread_pool *pool, peri__thread *thread)
 {
   uv_mutex_lock(&pool->mutex);
+  thread->ended = true;
   bool last = --pool->alive == 0;
   uv_mutex_unlock(&pool->mutex);
   if (!last)
@@ -413,7 +376,7 @@ static void thread_main(void *argument)
   }
   peri__worker_settle(&thread->worker);
   peri__worker_close(&thread->worker);
-  end_thread(pool);
+  end_thread(pool, thread);
 }
 
 static void thread_free(peri__thread *thread)
@@ -471,7 +434,7 @@ static void make_name(char *name, size_t size, const char *prefix,
   snprintf(name, size, "%.*s%s", (int)size - 1 - n, prefix, digits);
 }
 
-static peri__thread *thread_new(thread_pool *pool)
+static peri__thread *thread_new(thread_pool *pool, bool debug)
 {
   peri__thread *thread = calloc(1, sizeof *thread);
   if (thread == NULL)
@@ -483,8 +446,10 @@ static peri__thread *thread_new(thread_pool *pool)
   peri__list_init(&thread->mine);
   thread->pool = pool;
   thread->worker.setup = &pool->setup;
+  thread->worker.debug = debug;
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
+  thread->worker.own_pool = peri__thread_guest_new;
   thread->worker.next = next_of_worker;
   thread->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
@@ -509,10 +474,10 @@ static bool reserve_thread(thread_pool *pool)
   return threads != NULL;
 }
 
-/* With the mutex. */
-static int start_thread(thread_pool *pool)
+/* With the mutex. Its debug mode is that of whoever submits. */
+static int start_thread(thread_pool *pool, bool debug)
 {
-  peri__thread *thread = reserve_thread(pool) ? thread_new(pool) : NULL;
+  peri__thread *thread = reserve_thread(pool) ? thread_new(pool, debug) : NULL;
   if (thread == NULL)
     return UV_ENOMEM;
   sigset_t all, old;
@@ -583,7 +548,7 @@ static void send_signal(int number, peri__thread *thread)
 /* With the mutex: takes a job back that stands in the queue or with a thread. */
 static bool unqueue(thread_pool *pool, peri__job *job)
 {
-  fetch(pool);
+  peri__threads_fetch(pool);
   if (!is_queued(job))
     return false;
   peri__thread *thread = job->carrier;
@@ -613,14 +578,36 @@ static bool withdraw(peri__pool *head, peri__job *job)
   return taken;
 }
 
+/* Those of other jobs are told. */
 static void withdraw_all(peri__pool *head, peri_list *jobs)
 {
-  take_all((thread_pool *)head, jobs);
+  thread_pool *pool = (thread_pool *)head;
+  peri_list all;
+  peri__list_init(&all);
+  take_all(pool, &all);
+  while (!peri__list_empty(&all)) {
+    peri_node *node = peri__list_shift(&all);
+    peri__job *job = peri__node_job(node);
+    if (job->home == head->home) {
+      peri__list_push(jobs, node);
+    } else {
+      job->outcome = PERI__JOB_CANCELLED;
+      peri__thread_job_done(pool, job);
+    }
+  }
+}
+
+/* With the mutex: whether one more is started for a job. Of jobs of other jobs
+ * the count is not known here; the one that submits is busy in any case. */
+static bool wants_thread(thread_pool *pool, const peri__job *job)
+{
+  return pool->started < pool->max_workers && !pool->closed &&
+         (job->home->guest != NULL || pool->started < pool->head.pending);
 }
 
 /* A sleeping thread is woken; or one is started if there are fewer than jobs;
  * or those there are will see to the job. */
-static int see_to_it(thread_pool *pool, peri__job *job)
+int peri__threads_wake(thread_pool *pool, peri__job *job)
 {
   int status = 0;
   uv_mutex_lock(&pool->mutex);
@@ -628,9 +615,8 @@ static int see_to_it(thread_pool *pool, peri__job *job)
     atomic_fetch_sub(&pool->sleepers, 1);
     pool->wakes++;
     uv_cond_signal(&pool->wake);
-  } else if (pool->started < pool->max_workers &&
-             pool->started < pool->head.pending) {
-    status = start_thread(pool);
+  } else if (wants_thread(pool, job)) {
+    status = start_thread(pool, job->home->rt->debug);
     if (status != 0 && pool->started == 0)
       unqueue(pool, job);
     else
@@ -640,20 +626,25 @@ static int see_to_it(thread_pool *pool, peri__job *job)
   return status;
 }
 
-static int submit(peri__pool *head, peri__job *job)
+bool peri__threads_put(thread_pool *pool, peri__job *job)
 {
-  thread_pool *pool = (thread_pool *)head;
   peri_node *first = atomic_load_explicit(&pool->inbox, memory_order_relaxed);
   job->carrier = NULL;
   set_state(job, PERI__JOB_QUEUED);
   do
     job->node.link.next = (peri_list *)first;
   while (!atomic_compare_exchange_weak(&pool->inbox, &first, &job->node));
-  if (first == NULL && atomic_load(&pool->awake) > 0)
+  return first == NULL;
+}
+
+static int submit(peri__pool *head, peri__job *job)
+{
+  thread_pool *pool = (thread_pool *)head;
+  if (peri__threads_put(pool, job) && atomic_load(&pool->awake) > 0)
     return 0;
   if (atomic_load(&pool->sleepers) == 0 && pool->started >= pool->max_workers)
     return 0;
-  return see_to_it(pool, job);
+  return peri__threads_wake(pool, job);
 }
 
 static bool running(peri__pool *pool, const peri__job *job)
@@ -662,8 +653,9 @@ static bool running(peri__pool *pool, const peri__job *job)
   return atomic_load(&((peri__job *)job)->state) == PERI__JOB_RUNS;
 }
 
-static bool interrupt(peri__pool *head, peri__job *job)
+static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
 {
+  (void)grace;
   thread_pool *pool = (thread_pool *)head;
   uv_mutex_lock(&pool->mutex); /* job->carrier stands still */
   peri__thread *thread = job->carrier;
@@ -712,6 +704,7 @@ static void free_pool(peri__pool *head)
   for (unsigned i = 0; i < pool->started; i++)
     thread_free(pool->threads[i]);
   free(pool->threads);
+  uv_cond_destroy(&pool->guest_done);
   uv_cond_destroy(&pool->wake);
   uv_mutex_destroy(&pool->mutex);
   peri__worker_setup_fini(&pool->setup);
@@ -721,6 +714,7 @@ static void free_pool(peri__pool *head)
 
 static const peri__pool_ops ops = {
     .broken_class = "BrokenThreadPool",
+    .threads = true,
     .submit = submit,
     .withdraw = withdraw,
     .withdraw_all = withdraw_all,
@@ -740,10 +734,10 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
     goto fail;
   if (uv_mutex_init(&pool->mutex) != 0)
     goto fail;
-  if (uv_cond_init(&pool->wake) != 0) {
-    uv_mutex_destroy(&pool->mutex);
-    goto fail;
-  }
+  if (uv_cond_init(&pool->wake) != 0)
+    goto fail_mutex;
+  if (uv_cond_init(&pool->guest_done) != 0)
+    goto fail_cond;
   pool->head.ops = &ops;
   pool->head.home = home;
   pool->setup = *setup;
@@ -752,6 +746,10 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
   peri__list_init(&pool->queue);
   return &pool->head;
 
+fail_cond:
+  uv_cond_destroy(&pool->wake);
+fail_mutex:
+  uv_mutex_destroy(&pool->mutex);
 fail:
   free(pool);
   peri__worker_setup_fini(setup);

@@ -20,6 +20,17 @@
 /* Places on the state's main stack, while the worker is open. */
 enum { SERVE = 1, BODY, LOOP, TASK, SLOTS = TASK };
 
+/* Its address is the place of the worker in the registry. */
+static const char worker_key = 0;
+
+peri__worker *peri__worker_of(lua_State *L)
+{
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &worker_key);
+  peri__worker *worker = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return worker;
+}
+
 /* -- Inside the task ------------------------------------------------------- */
 
 enum { JOB = 1 };
@@ -50,6 +61,16 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
   return 0;
 }
 
+/* Loops in what another worker's job has submitted cannot be reached: there is no
+ * way but to the owner. */
+static int decode_call(lua_State *L, peri_runtime *rt, peri__job *job)
+{
+  peri__peer stranger = {.trusted = true};
+  bool from_job = job->home != NULL && job->home->guest != NULL;
+  return peri__decode(L, rt, &job->in,
+                      from_job ? &stranger : &job->worker->peer);
+}
+
 static inline void begin(peri__worker *worker, peri__job *job)
 {
   job->outcome = PERI__JOB_FAILED;
@@ -61,7 +82,8 @@ static inline void begin(peri__worker *worker, peri__job *job)
 static peri__job *next_job(lua_State *L, peri_runtime *rt, peri__worker *worker,
                            peri__job *done)
 {
-  if (worker->next == NULL || rt->run != &rt->main || !peri__task_follow(L, rt))
+  if (worker->next == NULL || atomic_load(&rt->attention) != 0 ||
+      rt->run != &rt->main || !peri__task_follow(L, rt))
     return NULL;
   peri__job *job = worker->next(worker, done);
   if (job == NULL)
@@ -82,7 +104,12 @@ static int job_body(lua_State *L)
     if (peri_unlikely(
             atomic_load_explicit(&worker->asked, memory_order_relaxed)))
       return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
-    int n = peri__decode(L, rt, &job->in, &worker->peer);
+    if (peri_unlikely(rt->debug)) { /* which tells what it writes in vain */
+      peri__require(L, "perilune.lost");
+      lua_getfield(L, -1, "call");
+      lua_replace(L, JOB + 1);
+    }
+    int n = decode_call(L, rt, job) + rt->debug;
     lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
     encode_results(L, LUA_OK, (lua_KContext)job);
   } while ((job = next_job(L, rt, worker, job)) != NULL);
@@ -266,8 +293,22 @@ static int serve(lua_State *L)
     if (loop->tasks != NULL)
       end_leftovers(L, rt, LOOP_AT);
   }
+  if (peri_unlikely(atomic_load(&rt->attention) != 0))
+    peri__posts_run(L, rt);
   lua_settop(L, TASK_AT);
   return 1;
+}
+
+/* For the log (log.lua), which is the owner's. */
+static void name_owner(lua_State *L, peri_runtime *rt,
+                       const peri__worker *worker)
+{
+  peri__push_ref(L, rt, PERI_REF_CORE);
+  lua_pushinteger(L, (lua_Integer)worker->peer.serial);
+  lua_setfield(L, -2, "owner");
+  lua_pushfstring(L, "worker %s", worker->name);
+  lua_setfield(L, -2, "worker_name");
+  lua_pop(L, 1);
 }
 
 /* [worker] -> what stands in the slots; the worker's run has begun. */
@@ -276,11 +317,17 @@ static int prepare(lua_State *L)
   peri_runtime *rt = peri__rt(L);
   peri__worker *worker = lua_touserdata(L, 1);
   peri__peer_open(L, rt, &worker->peer);
+  lua_pushlightuserdata(L, worker);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &worker_key);
+  if (worker->send != NULL)
+    name_owner(L, rt, worker);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, serve, 1);
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, job_body, 1);
   peri_loop *loop = peri__loop_new(L, rt, NULL);
+  lua_pushvalue(L, -1);
+  peri__set_ref(L, rt, PERI_REF_BASE); /* which nobody need close */
   lua_pushboolean(L, false);
   rt->main.loop = loop;
   rt->main.goal = NULL;
@@ -427,7 +474,9 @@ int peri__worker_open(peri__worker *worker, char **text)
   worker->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = worker->send};
   peri_runtime *rt;
-  int status = peri_new(&rt, &setup->options);
+  peri_options options = setup->options;
+  options.debug = options.debug || worker->debug;
+  int status = peri_new(&rt, &options);
   set_runtime(worker, status == PERI_OK ? rt : NULL);
   if (status == PERI_OK && call(worker->rt, set_paths, setup) &&
       open_slots(worker)) {

@@ -22,6 +22,7 @@ typedef struct peri__worker {
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
+  bool debug;        /* in debug mode, whatever the setup says */
   atomic_bool asked; /* the job is to end */
   /* Leaves a job that has returned where it belongs, and gives another one,
    * which has begun; NULL, and nothing is done: none can be had at once. */
@@ -30,6 +31,10 @@ typedef struct peri__worker {
   peri__message out; /* results are encoded here */
   peri__peer peer;   /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
+  /* Makes the pool of this worker, as its jobs see it, with the home of those
+   * that they submit; it is owned by this state. NULL: there is none; returns
+   * NULL: no memory. */
+  peri__pool *(*own_pool)(struct peri__worker *worker, peri__home *home);
   bool exited; /* a job, or what it left behind, has called os.exit */
   int exit_code;
 } peri__worker;
@@ -43,6 +48,8 @@ int peri__worker_open(peri__worker *worker, char **text);
  * outcome, and out or text, are there. */
 peri__job *peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
+/* The worker whose state this is; NULL: it is not a worker's. */
+peri__worker *peri__worker_of(lua_State *L);
 
 /* The job that has begun is to end: before it runs, or at its next wait. With the
  * guard locked. */

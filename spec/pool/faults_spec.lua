@@ -3,96 +3,131 @@ local peri = require "perilune"
 local support = require "support"
 local raises = support.raises
 
--- What a job came to, after which its worker, or one in its place, still works.
-local function outcome(fn, ...)
-  local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
-  local future = executor:submit(fn, ...)
-  local ok, err = pcall(future.result, future)
-  assert.equal(1, (executor:submit(math.abs, -1):result()))
-  return ok, err
+local kinds = {
+  threads = futures.ThreadPoolExecutor,
+  processes = function(options)
+    options.on_worker_death = "replace"
+    return futures.ProcessPoolExecutor(options)
+  end,
+}
+
+for kind, make in pairs(kinds) do
+  -- What a job came to, after which its worker, or one in its place, still works.
+  local function outcome(fn, ...)
+    local executor <close> = make { max_workers = 1 }
+    local future = executor:submit(fn, ...)
+    local ok, err = pcall(future.result, future)
+    assert.equal(1, (executor:submit(math.abs, -1):result()))
+    return ok, err
+  end
+
+  describe("a pool of " .. kind .. " outlives a job that", function()
+    it("raises nil, or a table", function()
+      local _, err = outcome(function() error(nil) end)
+      assert.equal("RuntimeError: error(nil) was raised", tostring(err))
+      _, err = outcome(function() error { code = 7 } end)
+      assert.same({ code = 7 }, err)
+    end)
+
+    it("returns what cannot be sent", function()
+      local ok, err = outcome(function() return { list = { coroutine.create(print) } } end)
+      assert.is_false(ok)
+      assert.truthy(tostring(err):find("cannot send result 1.list[1]", 1, true), tostring(err))
+    end)
+
+    it("calls os.exit", function()
+      local _, err = outcome(os.exit, 4)
+      if kind == "threads" then
+        assert.equal("RuntimeError: os.exit(4) was called in a worker thread", tostring(err))
+      else
+        assert.is_true(peri.BrokenProcessPool:is(err), tostring(err))
+        assert.truthy(tostring(err):find("status 4 while it ran os.exit", 1, true), tostring(err))
+      end
+    end)
+
+    it("overflows the stack", function()
+      local ok, err = outcome(function()
+        local function down() return 1 + down() end
+        return down()
+      end)
+      assert.is_false(ok)
+      assert.truthy(tostring(err):find "stack overflow", tostring(err))
+    end)
+
+    it("overflows the stack of C", function()
+      local ok, err = outcome(function()
+        local function down(text) return (text:gsub(".", down)) end
+        return down "x"
+      end)
+      assert.is_false(ok)
+      assert.truthy(tostring(err):find "stack overflow", tostring(err))
+    end)
+
+    it("ends in a deadlock", function()
+      local _, err = outcome(function()
+        local future = require "perilune".Future()
+        future:await()
+      end)
+      assert.is_true(peri.DeadlockError:is(err), tostring(err))
+    end)
+
+    it("stops its loop", function()
+      local ok, err = outcome(function()
+        local peri = require "perilune" -- luacheck: ignore
+        peri.get_running_loop():stop()
+        peri.sleep(1e9)
+      end)
+      assert.is_false(ok)
+      assert.truthy(tostring(err):find("stopped before", 1, true), tostring(err))
+    end)
+
+    it("leaves tasks behind", function()
+      local records = support.log()
+      local ok = outcome(function()
+        local peri = require "perilune" -- luacheck: ignore
+        peri.create_task(peri.sleep, 1e9)
+        peri.create_task(function() error "late" end)
+        peri.get_running_loop():call_soon(error, "called")
+      end)
+      assert.is_true(ok)
+      if kind == "threads" then assert.equal(2, #records) end
+    end)
+
+    it("cancels itself", function()
+      local executor <close> = make { max_workers = 1 }
+      local future = executor:submit(function()
+        require "perilune".current_task():cancel()
+        return "dropped"
+      end)
+      raises(peri.CancelledError, "", future.result, future)
+      assert.is_false(future:cancelled()) -- it failed, as in Python
+    end)
+
+    if kind == "threads" then it("exhausts the memory of its state", function()
+      local out, err, code = support.run_code [[
+        -- The program gives its workers the limit that it has itself, which is none:
+        -- so the job asks for more than there can be.
+        local peri = require "perilune"
+        local executor <close> = require "perilune.futures".ThreadPoolExecutor { max_workers = 1 }
+        local future = executor:submit(function() return #(("x"):rep(1 << 46)) end)
+        local ok, err = pcall(future.result, future)
+        print(ok, (tostring(err):gsub("^.*:%d+: ", "")))
+        print(executor:submit(math.abs, -1):result())
+      ]]
+      assert.same({ "", 0 }, { err, code })
+      assert.truthy(out:find("^false\t.*memory.*\n1\n$") or out:find("^false\tresulting string too large\n1\n$"), out)
+    end) end
+
+    it("is submitted by a done callback", function()
+      local executor <close> = make { max_workers = 1 }
+      local second
+      local first = executor:submit(math.abs, -1)
+      first:add_done_callback(function() second = executor:submit(math.abs, -2) end)
+      first:result()
+      assert.equal(2, (second:result()))
+    end)
+  end)
 end
-
-describe("a pool of threads outlives a job that", function()
-  it("raises nil, or a table", function()
-    local _, err = outcome(function() error(nil) end)
-    assert.equal("RuntimeError: error(nil) was raised", tostring(err))
-    _, err = outcome(function() error { code = 7 } end)
-    assert.same({ code = 7 }, err)
-  end)
-
-  it("returns what cannot be sent", function()
-    local ok, err = outcome(function() return { list = { coroutine.create(print) } } end)
-    assert.is_false(ok)
-    assert.truthy(tostring(err):find("cannot send result 1.list[1]", 1, true), tostring(err))
-  end)
-
-  it("calls os.exit", function()
-    local _, err = outcome(os.exit, 4)
-    assert.equal("RuntimeError: os.exit(4) was called in a worker thread", tostring(err))
-  end)
-
-  it("overflows the stack", function()
-    local ok, err = outcome(function()
-      local function down() return 1 + down() end
-      return down()
-    end)
-    assert.is_false(ok)
-    assert.truthy(tostring(err):find "stack overflow", tostring(err))
-  end)
-
-  it("ends in a deadlock", function()
-    local _, err = outcome(function()
-      local future = require "perilune".Future()
-      future:await()
-    end)
-    assert.is_true(peri.DeadlockError:is(err), tostring(err))
-  end)
-
-  it("stops its loop", function()
-    local ok, err = outcome(function()
-      local peri = require "perilune" -- luacheck: ignore
-      peri.get_running_loop():stop()
-      peri.sleep(1e9)
-    end)
-    assert.is_false(ok)
-    assert.truthy(tostring(err):find("stopped before", 1, true), tostring(err))
-  end)
-
-  it("leaves tasks behind", function()
-    local ok = outcome(function()
-      local peri = require "perilune" -- luacheck: ignore
-      peri.create_task(peri.sleep, 1e9)
-      peri.create_task(function() error "late" end)
-      peri.get_running_loop():call_soon(error, "called")
-    end)
-    assert.is_true(ok)
-  end)
-
-  it("cancels itself", function()
-    local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
-    local future = executor:submit(function()
-      require "perilune".current_task():cancel()
-      return "dropped"
-    end)
-    raises(peri.CancelledError, "", future.result, future)
-    assert.is_false(future:cancelled()) -- it failed, as in Python
-  end)
-
-  it("exhausts the memory of its state", function()
-    local out, err, code = support.run_code [[
-      -- The program gives its workers the limit that it has itself, which is none:
-      -- so the job asks for more than there can be.
-      local peri = require "perilune"
-      local executor <close> = require "perilune.futures".ThreadPoolExecutor { max_workers = 1 }
-      local future = executor:submit(function() return #(("x"):rep(1 << 46)) end)
-      local ok, err = pcall(future.result, future)
-      print(ok, (tostring(err):gsub("^.*:%d+: ", "")))
-      print(executor:submit(math.abs, -1):result())
-    ]]
-    assert.same({ "", 0 }, { err, code })
-    assert.truthy(out:find("^false\t.*memory.*\n1\n$") or out:find("^false\tresulting string too large\n1\n$"), out)
-  end)
-end)
 
 describe("a pool of threads", function()
   it("takes a million jobs into its queue", function()

@@ -394,6 +394,20 @@ describe("max_queued", function()
     raises(peri.ValueError, "max_queued must be at least 0", futures.ThreadPoolExecutor, { max_queued = -1 })
   end)
 
+  it("lets nobody wait at an executor that is shut down", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 1, max_queued = 0 }
+    local first = executor:submit(peri.sleep, 1e9)
+    local tasks = {}
+    for i = 1, 3 do tasks[i] = peri.create_task(executor.submit, executor, print) end
+    peri.sleep(0)
+    executor:shutdown { wait = false }
+    for i = 1, 3 do
+      raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", tasks[i].await, tasks[i])
+    end
+    assert.is_false(first:done())
+    while not first:cancel { running = true } do peri.sleep(0) end
+  end)
+
   it("raises in a callback, where nothing can wait", function()
     local executor = futures.ThreadPoolExecutor { max_workers = 1, max_queued = 0 }
     local future = executor:submit(peri.sleep, 1e9)
@@ -504,6 +518,8 @@ describe("cancel { running = true }", function()
     open()
     raises(peri.TypeError, "bad argument #1 to 'cancel' (table of options expected, got number)",
       function() future:cancel(1) end)
+    raises(peri.ValueError, "grace must be a number of seconds, at least 0",
+      function() future:cancel { running = true, grace = -1 } end)
   end)
 
   if support.signals_interrupt then

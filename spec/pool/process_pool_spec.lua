@@ -356,12 +356,12 @@ describe("cancelling a job that runs in a process", function()
     return job, read_number(path)
   end
 
-  local function cancels(fn)
+  local function cancels(fn, grace)
     local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
     local job, before = begin(executor, fn)
     while not job:running() do peri.sleep(0) end
     assert.is_false(job:cancel())
-    job:cancel { running = true }
+    job:cancel { running = true, grace = grace }
     raises(peri.CancelledError, "", peri.await, job)
     return before, executor:submit(pid):await()
   end
@@ -380,6 +380,12 @@ describe("cancelling a job that runs in a process", function()
   it("ends the worker if the job does not stop in time", function()
     local before, after = cancels(function() return ("x"):rep(3000):find ".-.-.-.-b" end)
     assert.not_equal(before, after)
+  end)
+
+  it("gives the job the time it is said to", function()
+    if not support.signals_interrupt then return end
+    local before, after = cancels(function() os.execute "sleep 1.5" end, 1e6)
+    assert.equal(before, after)
   end)
 end)
 

@@ -111,6 +111,13 @@ describe("the default executor", function()
     assert.equal("mine-0", name)
   end)
 
+  it("is one of threads, as in Python", function()
+    local loop = peri.get_running_loop()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    raises(peri.TypeError, "executor must be a ThreadPoolExecutor",
+      loop.set_default_executor, loop, executor)
+  end)
+
   it("is gone for good once it was shut down", function()
     local loop = peri.get_running_loop()
     assert.equal(1, loop:run_in_executor(nil, math.abs, -1):await())

@@ -21,6 +21,9 @@ local Executor = {}
 ---Raises TypeError, naming the place, if something cannot be sent; RuntimeError
 ---once the executor is shut down; BrokenThreadPool if its initializer has failed.
 ---
+---A call table may have `retries`: how often a job is tried again whose worker
+---process has died. Threads do not die; for them it says nothing.
+---
 ---Cancellation: of the wait submits nothing.
 ---
 ---Python: `Executor.submit`.

@@ -52,10 +52,13 @@ function JobFuture:exception(timeout) end
 ---With `running`, a job that runs is interrupted: an error that `pcall` does not
 ---catch ends it where it waits or, if a signal may be used for that, wherever its
 ---Lua code runs; its `<close>` variables are closed. The future ends as cancelled
----when the worker tells, or as the job did if it ended before.
+---when the worker tells, or as the job did if it ended before. A process whose job
+---has not stopped within `grace` seconds (default 1) is killed; a thread cannot be.
 ---
----Python: `Future.cancel`; `running` is ours.
----@param options? { running: boolean? }
+---Raises ValueError for a `grace` that is no number of seconds.
+---
+---Python: `Future.cancel`; `running` and `grace` are ours.
+---@param options? { running: boolean?, grace: number? } grace: seconds
 ---@return boolean cancelled whether it is cancelled now, or was asked to end
 function JobFuture:cancel(options) end
 

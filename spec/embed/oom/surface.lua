@@ -18,9 +18,29 @@ local excepted = {
   ["loop:run_in_executor"] = "likewise",
   ["loop:set_default_executor"] = "likewise",
   ["loop:shutdown_default_executor"] = "likewise",
+  ["futures.ThreadPoolExecutor"] = "likewise",
+  ["futures.ProcessPoolExecutor"] = "likewise",
+  ["futures.current_executor"] = "likewise: there is one only in a worker",
+  ["futures.run_in_executor"] = "is loop:run_in_executor",
+  ["futures.set_default_executor"] = "is loop:set_default_executor",
+  ["futures.shutdown_default_executor"] = "is loop:shutdown_default_executor",
+  ["futures.wait"] = "waits for pools' futures, as core.several does, which has cases",
+  ["futures.as_completed"] = "likewise",
+  ["Executor:submit"] = "needs a pool, whose memory is not the state's",
+  ["Executor:map"] = "likewise",
+  ["Executor:shutdown"] = "likewise",
+  ["JobFuture:running"] = "likewise",
+  ["JobFuture:add_done_callback"] = "likewise; of futures it has cases",
+  ["JobFuture:await"] = "likewise",
+  ["JobFuture:cancel"] = "likewise",
+  ["JobFuture:cancelled"] = "likewise",
+  ["JobFuture:done"] = "likewise",
+  ["JobFuture:exception"] = "likewise",
+  ["JobFuture:result"] = "likewise",
+  ["JobFuture:traceback"] = "likewise",
+  peri_worker_main = "is all that a worker process does, until its pool ends it",
   ["Task:set_result"] = "raises whatever the memory, as for a gather",
   ["Task:set_exception"] = "likewise",
-  peri_worker_main = "a process of its own",
 }
 
 local missing, count = {}, 0
@@ -52,6 +72,11 @@ for name in pairs(require "perilune.log") do
 end
 for name in pairs(coroutine) do need("coroutine." .. name) end
 for name in pairs(require "perilune.yieldable") do need("yieldable." .. name) end
+for name, value in pairs(require "perilune.futures") do
+  if type(value) == "function" then need("futures." .. name) end
+end
+need_methods("Executor", core.Executor)
+need_methods("JobFuture", core.JobFuture)
 need "_G.pcall"
 need "_G.xpcall"
 

@@ -1,0 +1,84 @@
+/*
+ * thread_pool.h: what the two sides of a pool of threads share: that of its
+ * owner and its threads (thread_pool.c), and that of its jobs (thread_guest.c).
+ */
+#ifndef PERI_THREAD_POOL_H
+#define PERI_THREAD_POOL_H
+
+#include "pool/worker.h"
+
+typedef struct peri__thread_pool peri__thread_pool;
+
+/* A thread. Locked inside the pool's mutex, or alone. */
+typedef struct peri__thread {
+  peri__thread_pool *pool;
+  uv_thread_t id;
+  peri__worker worker;
+  peri__peer peer; /* as the owner sees it; the owner's thread */
+  peri__home home; /* for notes to worker.rt */
+  unsigned streak; /* jobs since it slept */
+
+  /* Guarded by the pool's mutex, and only written by the thread itself. */
+  bool rests;  /* its job waits for others of this pool, and nothing else */
+  bool leaves; /* its state closes, and waits for what its jobs submitted */
+  bool ended;
+
+  uv_mutex_t mutex;   /* guards the rest, and worker.rt; inside of it only the
+                       mutex of a runtime's posts is locked */
+  peri__job *current; /* the one that has begun last */
+  peri_list mine; /* jobs taken and not begun; job->carrier is this thread */
+  size_t count;
+} peri__thread;
+
+struct peri__thread_pool {
+  peri__pool head;
+  peri__worker_setup setup;
+  unsigned max_workers;
+  char prefix[16];
+  unsigned joined; /* the owner's */
+  bool signalled;  /* has sent its signal */
+  char *broken;    /* what head.broken points to, unless that is static */
+
+  char apart[PERI__LINE];
+  _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
+  char apart_too[PERI__LINE];
+  /* Written with the mutex. */
+  atomic_uint sleepers; /* who were given no permit */
+  atomic_bool closing;
+  atomic_uint started;
+  atomic_uint awake; /* who have no job, and look at the inbox without a lock */
+
+  char apart_again[PERI__LINE];
+  uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
+  uv_cond_t wake;   /* there is a permit, or the pool was closed */
+  uv_cond_t guest_done; /* a guest has got all of its jobs back */
+  peri__thread **threads;
+  unsigned alive, wakes;
+  peri_list queue; /* job->carrier is NULL */
+  size_t queued;
+  bool closed;
+};
+
+static inline peri__job *peri__node_job(peri_node *node)
+{
+  return (peri__job *)((char *)node - offsetof(peri__job, node));
+}
+
+/* -- thread_pool.c ----------------------------------------------------------- */
+
+/* With the mutex: what was submitted stands in the queue. */
+void peri__threads_fetch(peri__thread_pool *pool);
+/* Puts a job into the inbox. Returns whether that was empty. */
+bool peri__threads_put(peri__thread_pool *pool, peri__job *job);
+/* Some thread will see to a job of the inbox. 0, or a libuv error: there is none,
+ * and the job is the caller's again. */
+int peri__threads_wake(peri__thread_pool *pool, peri__job *job);
+
+/* -- thread_guest.c ----------------------------------------------------------- */
+
+/* The worker's own_pool. */
+peri__pool *peri__thread_guest_new(peri__worker *worker, peri__home *home);
+/* A job has ended: it goes home. */
+void peri__thread_job_done(peri__thread_pool *pool, peri__job *job);
+
+#endif
