@@ -413,8 +413,8 @@ static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
 
 /* -- Messages --------------------------------------------------------------- */
 
-/* A message to be filled; the executor's spare one if there is one. */
-static peri__message *push_message(lua_State *L, int executor)
+/* The executor's spare message if there is one. */
+static peri__message *push_spare(lua_State *L, int executor)
 {
   peri__message *message;
   if (lua_getiuservalue(L, executor, SPARE) == LUA_TUSERDATA) {
@@ -428,6 +428,16 @@ static peri__message *push_message(lua_State *L, int executor)
   message = lua_newuserdatauv(L, sizeof *message, 0);
   *message = (peri__message){0};
   luaL_setmetatable(L, MESSAGE);
+  return message;
+}
+
+/* A message to be filled. */
+static peri__message *push_message(lua_State *L, int executor)
+{
+  const peri__executor *this = lua_touserdata(L, executor);
+  peri__message *message = push_spare(L, executor);
+  if (this->pool != NULL && this->pool->blocks != NULL)
+    peri__buffer_use(&message->bytes, this->pool->blocks);
   return message;
 }
 

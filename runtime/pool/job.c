@@ -29,7 +29,7 @@ static void drop(peri__job *job, peri__message *message)
   if (message->chunks != &job->chunk_room)
     free(message->chunks);
   if (message->bytes.data != room_of(job, message))
-    free(message->bytes.data);
+    peri__buffer_fini(&message->bytes);
   *message = (peri__message){0};
 }
 
@@ -59,7 +59,8 @@ void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
   char *room = room_of(job, where);
   size_t length = message->bytes.length;
   memcpy(room, message->bytes.data, length);
-  where->bytes = (peri__buffer){room, length, PERI__JOB_ROOM};
+  where->bytes = (peri__buffer){
+      .data = room, .length = length, .capacity = PERI__JOB_ROOM};
   message->bytes.length = 0;
   if (message->chunk_count == 0)
     return;

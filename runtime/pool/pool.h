@@ -148,7 +148,8 @@ typedef struct peri__pool_ops {
 struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
-  uint64_t spin; /* nanoseconds to look for news before one sleeps */
+  peri__blocks *blocks; /* where messages to workers grow large, or NULL */
+  uint64_t spin;        /* nanoseconds to look for news before one sleeps */
   bool closed;
   atomic_size_t pending; /* submitted jobs, until their futures know */
   atomic_bool ended;     /* closed, and all workers gone */

@@ -34,8 +34,11 @@ struct process {
   int control;
   watch *watch;
   peri__chunk_places in, out;
-  peri__buffer backlog; /* what the channel had no room for */
-  size_t written;       /* of it */
+  peri__blocks *blocks;         /* of the worker's making, or NULL */
+  uint32_t known[PERI__BLOCKS]; /* serials of the blocks that it has mapped */
+  uint32_t handed;              /* descriptors that are on the way at most */
+  peri__buffer backlog;         /* what the channel had no room for */
+  size_t written;               /* of it */
   uint32_t first, next; /* the oldest job without an answer; the next one */
   uint32_t live;        /* jobs between those that were not taken back */
   uint32_t tasks;       /* jobs it has, or had */
@@ -107,9 +110,10 @@ void peri__process_lost(process *p);
 
 /* -- process_talk.c -------------------------------------------------------------- */
 
-/* Sends a packet with a message; code that the worker has not got goes ahead. */
+/* Sends a packet with a message; code and blocks that the worker has not got go
+ * ahead. A large message may be moved into a block. */
 void peri__process_send(process *p, peri__packet packet,
-                        const peri__message *message);
+                        peri__message *message);
 /* Sends what the channel had no room for before. */
 void peri__process_flush(process *p);
 /* The worker is beyond help: its death is seen when its channel ends. */

@@ -122,6 +122,7 @@ static void free_process(process *p)
   peri__buffer_fini(&p->backlog);
   peri__chunk_places_fini(&p->in);
   peri__chunk_places_fini(&p->out);
+  peri__blocks_unref(p->blocks);
   free(p);
 }
 
@@ -140,6 +141,7 @@ static int start_process(process_pool *pool)
   p->pid = started.pid;
   p->control = started.control;
   peri__channel_init(&p->channel, started.channel, started.page, true);
+  p->blocks = started.page != NULL ? peri__blocks_new(true) : NULL;
   pool->processes[pool->count++] = p;
   peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
                      &pool->setup);
@@ -541,6 +543,7 @@ static void free_pool(peri__pool *head)
   free(pool->looks);
   free(pool->broken);
   peri__message_fini(&pool->setup);
+  peri__blocks_unref(pool->head.blocks);
   free_options(&pool->options);
   free(pool);
 }
@@ -608,7 +611,8 @@ peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
   bool well = setup->path != NULL && setup->cpath != NULL &&
               make_setup(pool, setup) == 0;
   peri__worker_setup_fini(setup);
-  if (well)
+  pool->head.blocks = peri__blocks_new(false);
+  if (well && pool->head.blocks != NULL)
     return &pool->head;
   free_pool(&pool->head);
   return NULL;

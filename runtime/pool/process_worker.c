@@ -23,7 +23,13 @@
 #include "pool/shared.h"
 #include "pool/worker.h"
 
-enum { STATUS_BAD_START = 2, LINE = 65536, LINGER = 32, STREAK = 16 };
+enum {
+  STATUS_BAD_START = 2,
+  LINE = 65536,
+  LINGER = 32,
+  STREAK = 16,
+  PATIENCE = 10 /* seconds until memory is given back */
+};
 
 typedef struct worker_process {
   peri__channel channel;
@@ -31,6 +37,7 @@ typedef struct worker_process {
   peri__worker_setup setup;
   peri__worker worker;
   peri__chunk_places in, out;
+  peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
   int64_t spin;
   unsigned streak; /* packets since it slept */
   int control;
@@ -145,9 +152,27 @@ static void send_packet(worker_process *self, peri__packet packet,
   send_parts(self, parts, 2);
 }
 
-/* Code that the owner has not got goes ahead. */
+/* The place of the block that has the message, once the owner knows it; -1: it
+ * goes through the channel. */
+static int send_block(worker_process *self, const peri__buffer *bytes)
+{
+  if (bytes->blocks == NULL || bytes->length <= PERI__BLOCK_LEAST)
+    return -1;
+  int place = peri__blocks_place(self->blocks, bytes->data);
+  int fd = peri__blocks_fd(self->blocks, place);
+  if (fd < 0)
+    return place;
+  if (peri__channel_send_fds(self->channel.fd, &fd, 1) < 0)
+    return -1;
+  send_packet(
+      self, (peri__packet){.kind = PERI__PACKET_BLOCK, .slot = (uint32_t)place},
+      NULL);
+  return place;
+}
+
+/* Code that the owner has not got goes ahead. A block is the owner's then. */
 static void send_message(worker_process *self, peri__packet packet,
-                         const peri__message *message)
+                         peri__message *message)
 {
   unsigned char places[PERI__MESSAGE_CHUNKS];
   uint32_t n = message->chunk_count;
@@ -163,11 +188,19 @@ static void send_message(worker_process *self, peri__packet packet,
                                  .length = chunk->length},
                   chunk->code);
   }
-  packet.chunks = (uint8_t)n;
-  packet.length = n + message->bytes.length;
+  int block = send_block(self, &message->bytes);
+  uint64_t length = message->bytes.length;
   struct iovec parts[3] = {{&packet, sizeof packet},
                            {places, n},
                            {message->bytes.data, message->bytes.length}};
+  if (block >= 0) {
+    packet.block = (uint8_t)(block + 1);
+    parts[2] = (struct iovec){&length, sizeof length};
+    peri__blocks_hand_over(self->blocks, block);
+    message->bytes = (peri__buffer){0};
+  }
+  packet.chunks = (uint8_t)n;
+  packet.length = n + parts[2].iov_len;
   send_parts(self, parts, 3);
 }
 
@@ -210,9 +243,19 @@ static bool linger(worker_process *self)
   return came;
 }
 
+/* Nothing has come for long: the memory of large messages is given back. */
+static void tell_idle(worker_process *self)
+{
+  if (peri__blocks_empty(self->blocks) && peri__blocks_empty(self->owners))
+    return;
+  peri__blocks_trim(self->blocks);
+  send_packet(self, (peri__packet){.kind = PERI__PACKET_IDLE}, NULL);
+}
+
 static bool receive_packet(worker_process *self, peri__packet *packet,
                            const char **payload)
 {
+  bool idle = false;
   while (!peri__reader_next(&self->reader, packet, payload)) {
     ssize_t got = peri__reader_fill(&self->reader, &self->channel);
     if (got < 0)
@@ -220,25 +263,49 @@ static bool receive_packet(worker_process *self, peri__packet *packet,
     if (got > 0 || linger(self) || !peri__channel_sleep(&self->channel))
       continue;
     self->streak = 0;
-    peri__channel_wait(&self->channel, false);
+    if (!peri__channel_wait(&self->channel, false) && !idle) {
+      idle = true;
+      tell_idle(self);
+    }
   }
   self->streak++;
   return true;
 }
 
-/* Waits for the next packet but code, which is kept. False: there will be none.
- */
+static bool take_block(worker_process *self, uint32_t place)
+{
+  int fd = peri__channel_expect_fd(&self->channel);
+  return fd >= 0 && peri__blocks_arrived(self->owners, place, fd) == 0;
+}
+
+/* Waits for the next packet but code and blocks, which are kept. False: there
+ * will be none. */
 static bool next_packet(worker_process *self, peri__packet *packet,
                         const char **payload)
 {
-  while (receive_packet(self, packet, payload)) {
-    if (packet->kind != PERI__PACKET_CODE)
+  bool well = true;
+  while (well && receive_packet(self, packet, payload)) {
+    if (packet->kind == PERI__PACKET_CODE)
+      well = peri__chunk_arrived(&self->in, packet->slot, *payload,
+                                 (size_t)packet->length) == 0;
+    else if (packet->kind == PERI__PACKET_BLOCK)
+      well = take_block(self, packet->slot);
+    else
       return true;
-    if (peri__chunk_arrived(&self->in, packet->slot, *payload,
-                            (size_t)packet->length) < 0)
-      return false;
   }
   return false;
+}
+
+static bool read_block(worker_process *self, const peri__packet *packet,
+                       peri__buffer *bytes)
+{
+  uint64_t length;
+  if (bytes->length != sizeof length)
+    return false;
+  memcpy(&length, bytes->data, sizeof length);
+  bytes->length = (size_t)length;
+  bytes->data = peri__blocks_at(self->owners, packet->block - 1u, length);
+  return bytes->data != NULL;
 }
 
 /* The message in a packet; it borrows the bytes. */
@@ -255,7 +322,7 @@ static bool read_message(worker_process *self, const peri__packet *packet,
   }
   message->bytes.data = (char *)payload + n;
   message->bytes.length = (size_t)packet->length - n;
-  return true;
+  return packet->block == 0 || read_block(self, packet, &message->bytes);
 }
 
 /* -- Jobs ------------------------------------------------------------------------ */
@@ -369,13 +436,18 @@ static bool take_start(worker_process *self)
   close(null);
   char *page = NULL;
   size_t size;
-  if (n > PERI__START_PAGE &&
-      peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page,
-                       &size) < 0)
-    return false;
+  if (n > PERI__START_PAGE) {
+    self->blocks = peri__blocks_new(true);
+    self->owners = peri__blocks_new(false);
+    if (peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), true, &page,
+                         &size) < 0 ||
+        self->blocks == NULL || self->owners == NULL)
+      return false;
+  }
   self->control = fds[PERI__START_CONTROL];
   peri__channel_init(&self->channel, fds[PERI__START_CHANNEL],
                      (peri__page *)(void *)page, false);
+  peri__channel_set_patience(&self->channel, PATIENCE);
   return true;
 }
 
@@ -432,6 +504,7 @@ static int work(worker_process *self, const peri_options *options)
   if (!read_setup(self, options))
     return EXIT_FAILURE;
   self->worker.setup = &self->setup;
+  self->worker.blocks = self->blocks;
   self->worker.kind = "process";
   snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
   if (peri__worker_open(&self->worker, &text) != 0) {
@@ -454,6 +527,8 @@ static void finish(worker_process *self)
   peri__worker_setup_fini(&self->setup);
   peri__chunk_places_fini(&self->in);
   peri__chunk_places_fini(&self->out);
+  peri__blocks_unref(self->blocks);
+  peri__blocks_unref(self->owners);
   peri__reader_fini(&self->reader);
   peri__shared_unmap((char *)self->channel.page, sizeof(peri__page));
   peri__channel_fini(&self->channel);

@@ -29,6 +29,8 @@ static void encode(lua_State *L, peri__job *job, int first, int n,
 {
   peri__message *message = &job->worker->out;
   peri__message_clear(message);
+  if (job->worker->blocks != NULL)
+    peri__buffer_use(&message->bytes, job->worker->blocks);
   peri__encode(L, peri__rt(L), first, n, kind, true, message);
   lua_pop(L, 1);
   peri__job_put(job, &job->out, message);

@@ -22,11 +22,12 @@ typedef struct peri__worker {
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
-  atomic_bool asked; /* the job is to end */
-  peri__message out; /* results are encoded here */
-  peri__peer peer;   /* the owner, as this state sees it */
+  atomic_bool asked;    /* the job is to end */
+  peri__message out;    /* results are encoded here */
+  peri__blocks *blocks; /* where they grow large, or NULL */
+  peri__peer peer;      /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
-  bool exited;       /* a job, or what it left behind, has called os.exit */
+  bool exited; /* a job, or what it left behind, has called os.exit */
   int exit_code;
 } peri__worker;
 

@@ -114,6 +114,28 @@ describe("ProcessPoolExecutor", function()
     for i = 0, 22 do assert.equal(2 << i, #jobs[i]:await()) end
   end)
 
+  it("carries many large messages at once", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+    local jobs, texts = {}, {}
+    for i = 1, 60 do
+      texts[i] = string.char(i):rep(200000 + i)
+      jobs[i] = executor:submit(string.reverse, texts[i])
+    end
+    for i = 1, 60 do assert.is_true(texts[i] == jobs[i]:await()) end
+  end)
+
+  it("goes on with large messages after a worker's death", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local path, text = support.file "", ("x"):rep(1 << 20)
+    local function length(s) return #s, s end
+    assert.same({ #text, text }, { executor:submit(length, text):await() })
+    local job, ahead = executor:submit(stay, path), {}
+    for i = 1, 20 do ahead[i] = executor:submit(length, text .. i) end
+    kill(read_number(path))
+    assert.is_false(pcall(peri.await, job))
+    for i = 1, 20 do assert.same({ #text + #tostring(i), text .. i }, { ahead[i]:await() }) end
+  end)
+
   it("begins one worker's jobs in the order of their submission", function()
     local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
     local jobs = {}

@@ -42,18 +42,34 @@ static void put_hello(void)
   put(&packet, sizeof packet);
 }
 
+/* What is no block as often as one. */
+static void put_block(void)
+{
+  char *data;
+  int fd;
+  if (rand() % 2 == 0)
+    fd = dup(0);
+  else if (peri__shared_new((size_t)1 << (rand() % 24), &data, &fd) < 0)
+    return;
+  peri__channel_send_fds(channel.fd, &fd, 1);
+  close(fd);
+}
+
 static void put_packet(void)
 {
   char payload[300];
   peri__packet packet = {.kind = (uint8_t)(rand() % 12),
                          .outcome = (uint8_t)(rand() % 8),
                          .chunks = (uint8_t)(rand() % 4),
+                         .block = (uint8_t)(rand() % 8 ? 0 : rand() % 20),
                          .slot = (uint32_t)(rand() % 4)};
   packet.length = (uint64_t)(rand() % (int)sizeof payload);
   for (size_t i = 0; i < sizeof payload; i++)
     payload[i] = (char)rand();
   if (rand() % 16 == 0)
     packet.length = (uint64_t)rand() << 40;
+  if (packet.kind == PERI__PACKET_BLOCK && rand() % 4 != 0)
+    put_block();
   put(&packet, sizeof packet);
   put(payload, packet.length % sizeof payload);
 }
@@ -73,7 +89,8 @@ static bool start(void)
   char *page = NULL;
   size_t size;
   if (n > PERI__START_PAGE)
-    peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page, &size);
+    peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), true, &page,
+                     &size);
   peri__channel_init(&channel, fds[PERI__START_CHANNEL],
                      (peri__page *)(void *)page, false);
   return n >= PERI__START_PAGE;
