@@ -98,7 +98,8 @@ int peri__channel_expect_fd(peri__channel *channel);
 
 /* -- Packets -------------------------------------------------------------------------- */
 
-/* From the worker: HELLO, READY or BROKEN, DONE for each JOB in order, IDLE. From the
+/* From the worker: HELLO, READY or BROKEN, DONE for each JOB in order, NOTE,
+ * GONE, IDLE. From the
  * owner: SETUP, then JOB. CODE and BLOCK go either way. */
 typedef enum peri__packet_kind {
   PERI__PACKET_HELLO = 1, /* payload: peri__hello */
@@ -110,6 +111,8 @@ typedef enum peri__packet_kind {
   PERI__PACKET_JOB,    /* payload: places of chunks, a byte each; a message */
   PERI__PACKET_DONE,   /* of the job in `slot`; payload as of a job, or text */
   PERI__PACKET_IDLE,   /* the worker has had nothing to do for long */
+  PERI__PACKET_NOTE,   /* of the worker's peer; payload as of a job */
+  PERI__PACKET_GONE,   /* the worker's state, with its loops */
   PERI__PACKET_BEGUN   /* where there is no page to tell: the job in `slot` */
 } peri__packet_kind;
 

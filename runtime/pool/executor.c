@@ -331,6 +331,15 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
   lua_pop(L, 1);
 }
 
+/* What workers that have gone sent has been seen, unless more came meanwhile. */
+static void bury(lua_State *L, peri__executor *executor)
+{
+  if (executor->pool->ops->bury != NULL && peri__list_empty(&executor->done) &&
+      atomic_load(&executor->home.done) == NULL &&
+      atomic_load(&executor->home.notes) == NULL)
+    executor->pool->ops->bury(executor->pool, L);
+}
+
 /* What is posted when there is something at home. */
 static void deliver(lua_State *L, void *argument)
 {
@@ -347,6 +356,7 @@ static void deliver(lua_State *L, void *argument)
   bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
   settle_all(L, rt, idx);
   peri__home_read_notes(&executor->home, L);
+  bury(L, executor);
   if (ended && executor->anchored) {
     finish(L, rt, idx);
     peri__executor_unanchor(L, executor);

@@ -140,6 +140,9 @@ typedef struct peri__pool_ops {
   void (*join)(peri__pool *pool);
   /* Closes the peers of a joined pool, if it has any; NULL: it has none. */
   void (*close_peers)(peri__pool *pool, lua_State *L);
+  /* The same of those that have gone, when nothing of theirs is at home; NULL: as
+   * long as the pool is there, none goes. */
+  void (*bury)(peri__pool *pool, lua_State *L);
   /* Of a joined pool, or one that never had a job. */
   void (*free)(peri__pool *pool);
 } peri__pool_ops;

@@ -26,13 +26,22 @@ typedef struct watch {
   process *process; /* NULL: it is closing */
 } watch;
 
+/* A worker's state; outlives that until nothing of it is at home. */
+typedef struct far_end {
+  peri__peer peer;
+  process *process; /* NULL: it has gone */
+  struct far_end *next;
+} far_end;
+
 struct process {
   process_pool *pool;
   pid_t pid;
   peri__channel channel;
   peri__reader reader;
   int control;
-  watch *watch;
+  watch *watch, *control_watch; /* the second while orders are left */
+  far_end *far;
+  peri__buffer orders; /* what the control socket had no room for */
   peri__chunk_places in, out;
   peri__blocks *blocks;         /* of the worker's making, or NULL */
   uint32_t known[PERI__BLOCKS]; /* serials of the blocks that it has mapped */
@@ -61,6 +70,7 @@ struct process_pool {
                         one did */
   bool used;         /* a job was submitted: the owner waits for the end */
   char *broken;
+  far_end *gone; /* those whose peers are to be closed */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -108,6 +118,18 @@ void peri__process_pool_break(process_pool *pool, char *text);
 /* The worker has gone, and all that it sent was read. Frees it. */
 void peri__process_lost(process *p);
 
+/* -- process_notes.c --------------------------------------------------------------- */
+
+/* The worker has a new state; 0 or UV_ENOMEM. */
+int peri__process_meet(process *p);
+/* That has gone. */
+void peri__process_part(process *p);
+/* Sends an order with what follows it: 0 or UV_ENOMEM. */
+int peri__process_order(process *p, peri__order order, const char *data);
+/* Sends what the control socket had no room for before. */
+void peri__process_flush_orders(process *p);
+void peri__process_pool_bury(peri__pool *head, lua_State *L);
+
 /* -- process_talk.c -------------------------------------------------------------- */
 
 /* Sends a packet with a message; code and blocks that the worker has not got go
@@ -128,6 +150,8 @@ int peri__process_watch(process *p);
 void peri__process_unwatch(process *p);
 /* What it is watched for may have changed. */
 void peri__process_rewatch(process *p);
+/* Has the loop tell when there is room for orders, while some are left. */
+void peri__process_watch_control(process *p);
 /* The loop is kept from being idle while something will come. */
 void peri__process_hold(process *p);
 void peri__process_pool_poll(peri__pool *head);

@@ -122,6 +122,7 @@ static void free_process(process *p)
   peri__buffer_fini(&p->backlog);
   peri__chunk_places_fini(&p->in);
   peri__chunk_places_fini(&p->out);
+  peri__buffer_fini(&p->orders);
   peri__blocks_unref(p->blocks);
   free(p);
 }
@@ -143,6 +144,8 @@ static int start_process(process_pool *pool)
   peri__channel_init(&p->channel, started.channel, started.page, true);
   p->blocks = started.page != NULL ? peri__blocks_new(true) : NULL;
   pool->processes[pool->count++] = p;
+  if (peri__process_meet(p) < 0)
+    peri__process_put_down(p);
   peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
                      &pool->setup);
   if (pool->io.loop != NULL && peri__process_watch(p) < 0)
@@ -411,6 +414,7 @@ void peri__process_lost(process *p)
                   ? NULL
                   : breaks(p, status, end, began);
   peri__process_unwatch(p);
+  peri__process_part(p);
   forget(pool, p);
   p->first += began;
   requeue(p);
@@ -485,11 +489,12 @@ static bool interrupt(peri__pool *head, peri__job *job)
   slot *at = job->carrier;
   if (at == NULL || !running(head, job))
     return false;
-  peri__order order = {.slot = at->process->first,
-                       .grace = pool->options.grace};
   at->interrupted = true;
-  return send(at->process->control, &order, sizeof order,
-              MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof order;
+  return peri__process_order(at->process,
+                             (peri__order){.kind = PERI__ORDER_STOP,
+                                           .slot = at->process->first,
+                                           .grace = pool->options.grace},
+                             NULL) == 0;
 }
 
 static void close_pool(peri__pool *head)
@@ -541,6 +546,11 @@ static void free_pool(peri__pool *head)
   peri__process_pool_detach(pool);
   free(pool->processes);
   free(pool->looks);
+  while (pool->gone != NULL) {
+    far_end *next = pool->gone->next;
+    free(pool->gone);
+    pool->gone = next;
+  }
   free(pool->broken);
   peri__message_fini(&pool->setup);
   peri__blocks_unref(pool->head.blocks);
@@ -559,6 +569,8 @@ static const peri__pool_ops ops = {
     .poll = peri__process_pool_poll,
     .close = close_pool,
     .join = join,
+    .close_peers = peri__process_pool_bury,
+    .bury = peri__process_pool_bury,
     .free = free_pool,
 };
 

@@ -24,12 +24,18 @@ typedef struct peri__setup {
   uint64_t path, cpath, initializer; /* their lengths */
 } peri__setup;
 
-/* Goes to the worker's own thread, which is there whatever the worker does: the
- * job is to stop, and after the grace the worker with it. */
+/* Goes to the worker's own thread, which is there whatever the worker does. */
+typedef enum peri__order_kind {
+  PERI__ORDER_STOP, /* the job is to stop, and after the grace the worker with it
+                     */
+  PERI__ORDER_NOTE  /* for the worker's state; its bytes follow */
+} peri__order_kind;
+
 typedef struct peri__order {
+  uint32_t kind; /* peri__order_kind */
   uint32_t slot;
-  uint32_t unused;
-  int64_t grace; /* nanoseconds */
+  int64_t grace;   /* nanoseconds */
+  uint64_t length; /* of what follows */
 } peri__order;
 
 /* -- The pool (process_pool.c) -------------------------------------------------- */

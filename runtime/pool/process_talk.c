@@ -175,31 +175,41 @@ static int copy_bytes(const char *data, size_t length, peri__buffer *bytes)
   return 0;
 }
 
-/* 0; UV_ENOMEM; UV_EPROTO: no worker of ours sends that. */
+/* The message in a packet, which is to be freed in any case. 0; UV_ENOMEM;
+ * UV_EPROTO: no worker of ours sends that. */
+static int read_message(process *p, const peri__packet *packet,
+                        const char *payload, peri__message *out)
+{
+  size_t n = packet->chunks;
+  int code = 0;
+  if (n > packet->length)
+    return UV_EPROTO;
+  for (size_t i = 0; i < n && code == 0; i++) {
+    peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
+    code = chunk == NULL                             ? UV_EPROTO
+           : peri__message_add_chunk(out, chunk) < 0 ? UV_ENOMEM
+                                                     : 0;
+  }
+  if (code == 0)
+    code =
+        packet->block != 0
+            ? hold_block(p, packet, payload, &out->bytes)
+            : copy_bytes(payload + n, (size_t)packet->length - n, &out->bytes);
+  return code;
+}
+
 static int put_answer(process *p, peri__job *job, const peri__packet *packet,
                       const char *payload)
 {
-  size_t n = packet->chunks, length = (size_t)packet->length - n;
-  peri__message out = {.bytes = {.data = (char *)payload + n,
-                                 .length = length,
-                                 .capacity = length}};
-  if (n > packet->length)
-    return UV_EPROTO;
-  if (n == 0 && length <= PERI__JOB_ROOM && packet->block == 0) {
+  size_t length = (size_t)packet->length;
+  peri__message out = {
+      .bytes = {.data = (char *)payload, .length = length, .capacity = length}};
+  if (packet->chunks == 0 && length <= PERI__JOB_ROOM && packet->block == 0) {
     peri__job_put(job, &job->out, &out);
     return 0;
   }
   out.bytes = (peri__buffer){0};
-  int code = 0;
-  for (size_t i = 0; i < n && code == 0; i++) {
-    peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
-    code = chunk == NULL                              ? UV_EPROTO
-           : peri__message_add_chunk(&out, chunk) < 0 ? UV_ENOMEM
-                                                      : 0;
-  }
-  if (code == 0)
-    code = packet->block != 0 ? hold_block(p, packet, payload, &out.bytes)
-                              : copy_bytes(payload + n, length, &out.bytes);
+  int code = read_message(p, packet, payload, &out);
   if (code == 0)
     peri__job_put(job, &job->out, &out);
   peri__message_fini(&out);
@@ -241,8 +251,21 @@ static bool take_done(process *p, const peri__packet *packet,
     return true;
   peri__job *job = at->job;
   at->job = NULL;
+  job->peer = &p->far->peer;
   p->live--;
   return take_outcome(p, job, packet, payload);
+}
+
+/* It is lost where there is no memory, as with threads. */
+static bool take_note(process *p, const peri__packet *packet,
+                      const char *payload)
+{
+  peri__message note = {.chunk_count = 0};
+  int code = read_message(p, packet, payload, &note);
+  if (code == 0)
+    peri__home_leave_note(p->pool->head.home, &p->far->peer, &note);
+  peri__message_fini(&note);
+  return p->ready && code != UV_EPROTO;
 }
 
 static bool take_block(process *p, const peri__packet *packet)
@@ -275,6 +298,11 @@ static bool take_packet(process *p, const peri__packet *packet,
                                (size_t)packet->length) == 0;
   case PERI__PACKET_BLOCK:
     return take_block(p, packet);
+  case PERI__PACKET_NOTE:
+    return take_note(p, packet, payload);
+  case PERI__PACKET_GONE:
+    peri__process_part(p);
+    return peri__process_meet(p) == 0;
   case PERI__PACKET_IDLE:
     if (atomic_load(&p->pool->head.pending) == 0)
       peri__blocks_trim(p->pool->head.blocks);
@@ -332,6 +360,7 @@ void peri__process_look(process *p)
   }
   if (p->backlog.length > 0)
     peri__process_flush(p);
+  peri__process_flush_orders(p);
   peri__process_pool_hand_out(pool);
   peri__process_settle_idle(pool, p);
   peri__process_hold(p);

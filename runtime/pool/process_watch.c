@@ -17,8 +17,8 @@ static void look_from_loop(process *p)
   peri__process_look(p);
   if (!ours)
     return;
-  if (atomic_load(&home->done) == NULL &&
-      atomic_load(&pool->head.ended) == ended)
+  if (atomic_load(&home->done) == NULL && atomic_load(&home->notes) == NULL &&
+      pool->gone == NULL && atomic_load(&pool->head.ended) == ended)
     atomic_store(&home->posted, false);
   else if (pool->io.loop != NULL)
     peri__loop_ready(pool->io.loop, &pool->deliver.node);
@@ -92,13 +92,13 @@ void peri__process_rewatch(process *p)
   uv_poll_start(&p->watch->poll, events, on_poll);
 }
 
-int peri__process_watch(process *p)
+static int watch_fd(process *p, int fd, watch **where)
 {
   peri_kernel *kernel = p->pool->io.loop->kernel;
   watch *it = malloc(sizeof *it);
   if (it == NULL)
     return UV_ENOMEM;
-  int code = uv_poll_init(kernel->uv, &it->poll, p->channel.fd);
+  int code = uv_poll_init(kernel->uv, &it->poll, fd);
   if (code < 0) {
     free(it);
     return code;
@@ -106,20 +106,53 @@ int peri__process_watch(process *p)
   it->kernel = kernel;
   it->process = p;
   kernel->open++;
-  p->watch = it;
+  *where = it;
+  return 0;
+}
+
+static void on_room(uv_poll_t *poll, int status, int events)
+{
+  (void)status, (void)events;
+  peri__process_flush_orders(((watch *)poll)->process);
+}
+
+static void stop_watch(watch **where)
+{
+  watch *it = *where;
+  if (it == NULL)
+    return;
+  it->process = NULL;
+  uv_close((uv_handle_t *)&it->poll, on_closed);
+  *where = NULL;
+}
+
+void peri__process_watch_control(process *p)
+{
+  if (p->orders.length == 0) {
+    stop_watch(&p->control_watch);
+  } else if (p->control_watch == NULL && p->pool->io.loop != NULL &&
+             watch_fd(p, p->control, &p->control_watch) == 0) {
+    uv_unref((uv_handle_t *)&p->control_watch->poll);
+    uv_poll_start(&p->control_watch->poll, UV_WRITABLE, on_room);
+  }
+}
+
+int peri__process_watch(process *p)
+{
+  int code = watch_fd(p, p->channel.fd, &p->watch);
+  if (code < 0)
+    return code;
   p->held = true; /* as libuv's handles are */
   peri__process_hold(p);
   peri__process_rewatch(p);
+  peri__process_watch_control(p);
   return 0;
 }
 
 void peri__process_unwatch(process *p)
 {
-  if (p->watch == NULL)
-    return;
-  p->watch->process = NULL;
-  uv_close((uv_handle_t *)&p->watch->poll, on_closed);
-  p->watch = NULL;
+  stop_watch(&p->watch);
+  stop_watch(&p->control_watch);
 }
 
 /* A delivery that is under way is made by a post. */

@@ -30,6 +30,7 @@ enum {
   STREAK = 16,
   PATIENCE = 10 /* seconds until memory is given back */
 };
+#define NEVER UINT64_MAX
 
 typedef struct worker_process {
   peri__channel channel;
@@ -41,6 +42,8 @@ typedef struct worker_process {
   int64_t spin;
   unsigned streak; /* packets since it slept */
   int control;
+  uv_mutex_t mutex; /* guards worker.rt and home.rt */
+  peri__home home;  /* for notes to worker.rt */
   pthread_t main, watch;
   atomic_bool done;
   /* The job that runs: its slot and 1 more; 0: none does. */
@@ -50,12 +53,12 @@ typedef struct worker_process {
 
 /* -- The other thread ---------------------------------------------------------- */
 
-static bool wait_for_control(int fd, int64_t grace)
+/* False: the time, in nanoseconds, is over. */
+static bool wait_for_control(int fd, uint64_t end)
 {
   struct pollfd look = {.fd = fd, .events = POLLIN};
-  int ms = grace < 0                          ? -1
-           : grace / 1000000 >= INT32_MAX - 1 ? INT32_MAX
-                                              : (int)(grace / 1000000) + 1;
+  uint64_t now = uv_hrtime(), left = end > now ? (end - now) / 1000000 + 1 : 0;
+  int ms = end == NEVER ? -1 : left >= INT32_MAX ? INT32_MAX : (int)left;
   int n;
   do
     n = poll(&look, 1, ms);
@@ -86,25 +89,63 @@ static void interrupt_job(worker_process *self, const peri__order *order)
 #endif
 }
 
+/* False: this process ends. Else the owner has gone if it cannot be had, and so
+ * has this process. */
+static bool receive_all(worker_process *self, void *data, size_t size)
+{
+  for (size_t got = 0; got < size;) {
+    ssize_t n = recv(self->control, (char *)data + got, size - got, 0);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (atomic_load(&self->done))
+      return false;
+    if (n <= 0)
+      _exit(0);
+    got += (size_t)n;
+  }
+  return true;
+}
+
+/* A note is lost where there is no state, of which the owner is told, or no
+ * memory. */
+static bool take_note(worker_process *self, const peri__order *order)
+{
+  peri__message note = {.chunk_count = 0};
+  size_t length = (size_t)order->length;
+  if (peri__buffer_reserve(&note.bytes, length) < 0)
+    _exit(EXIT_FAILURE);
+  note.bytes.length = length;
+  bool well = receive_all(self, note.bytes.data, length);
+  uv_mutex_lock(&self->mutex);
+  if (well && self->worker.rt != NULL) {
+    self->home.rt = self->worker.rt;
+    peri__home_leave_note(&self->home, &self->worker.peer, &note);
+  }
+  uv_mutex_unlock(&self->mutex);
+  peri__message_fini(&note);
+  return well;
+}
+
 static void *watch_main(void *argument)
 {
   worker_process *self = argument;
-  peri__order order = {.grace = -1};
+  peri__order order;
+  uint64_t end = NEVER, unwanted = 0;
   for (;;) {
-    if (!wait_for_control(self->control, order.grace)) {
-      if (atomic_load(&self->current) == (uint64_t)order.slot + 1)
+    if (!wait_for_control(self->control, end)) {
+      if (atomic_load(&self->current) == unwanted)
         kill(getpid(), SIGKILL);
-      order.grace = -1;
-      continue;
-    }
-    ssize_t got = recv(self->control, &order, sizeof order, MSG_WAITALL);
-    if (got < 0 && errno == EINTR)
-      continue;
-    if (atomic_load(&self->done))
+      end = NEVER;
+    } else if (!receive_all(self, &order, sizeof order)) {
       return NULL;
-    if (got != sizeof order)
-      _exit(0);
-    interrupt_job(self, &order);
+    } else if (order.kind == PERI__ORDER_NOTE) {
+      if (!take_note(self, &order))
+        return NULL;
+    } else {
+      unwanted = (uint64_t)order.slot + 1;
+      end = uv_hrtime() + (uint64_t)order.grace;
+      interrupt_job(self, &order);
+    }
   }
 }
 
@@ -327,9 +368,35 @@ static bool read_message(worker_process *self, const peri__packet *packet,
 
 /* -- Jobs ------------------------------------------------------------------------ */
 
+static int send_note(peri__peer *peer, peri__message *note)
+{
+  worker_process *self =
+      (worker_process *)((char *)peer - offsetof(worker_process, worker.peer));
+  send_message(self, (peri__packet){.kind = PERI__PACKET_NOTE}, note);
+  return 0;
+}
+
+static void read_notes(lua_State *L, void *argument)
+{
+  worker_process *self = argument;
+  atomic_store(&self->home.posted, false);
+  peri__home_read_notes(&self->home, L);
+}
+
+/* There is no state: what was left for the one before is lost. */
+static void reset_notes(worker_process *self)
+{
+  uv_mutex_lock(&self->mutex);
+  peri__home_drop_notes(&self->home);
+  atomic_store(&self->home.posted, false);
+  uv_mutex_unlock(&self->mutex);
+}
+
 static void run_job(worker_process *self, peri__job *job)
 {
   char *text = NULL;
+  if (self->worker.rt == NULL)
+    reset_notes(self);
   int status = peri__worker_open(&self->worker, &text);
   if (status == 0) {
     peri__worker_run(&self->worker, job);
@@ -384,6 +451,8 @@ static bool do_job(worker_process *self, const peri__packet *packet,
     send_text(self, answer, job.text);
   job.in.bytes = (peri__buffer){0};
   peri__job_fini(&job);
+  if (self->worker.rt == NULL && !self->worker.exited)
+    send_packet(self, (peri__packet){.kind = PERI__PACKET_GONE}, NULL);
   return true;
 }
 
@@ -505,6 +574,8 @@ static int work(worker_process *self, const peri_options *options)
     return EXIT_FAILURE;
   self->worker.setup = &self->setup;
   self->worker.blocks = self->blocks;
+  self->worker.guard = &self->mutex;
+  self->worker.send = send_note;
   self->worker.kind = "process";
   snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
   if (peri__worker_open(&self->worker, &text) != 0) {
@@ -524,6 +595,8 @@ static void finish(worker_process *self)
   shutdown(self->control, SHUT_RD);
   pthread_join(self->watch, NULL);
   close(self->control);
+  peri__home_drop_notes(&self->home);
+  uv_mutex_destroy(&self->mutex);
   peri__worker_setup_fini(&self->setup);
   peri__chunk_places_fini(&self->in);
   peri__chunk_places_fini(&self->out);
@@ -544,7 +617,9 @@ int peri_worker_main(const peri_options *given)
   options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   set_signals();
-  if (!take_start(&self) || !start_watch(&self)) {
+  peri__home_init(&self.home, NULL, read_notes, &self);
+  if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self) ||
+      !start_watch(&self)) {
     fputs("perilune: a worker is started by its process pool\n", stderr);
     return STATUS_BAD_START;
   }

@@ -364,6 +364,99 @@ describe("a job in a process", function()
   end)
 end)
 
+describe("a loop that was sent to a job in a process", function()
+  it("takes calls and coroutines from there", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local lines = {}
+    local said = peri.ref(lines)
+    local job = executor:submit(function(loop, ref)
+      local doubled = loop:run_coroutine_threadsafe(function(x) return x * 2 end, 21)
+      local bad = loop:run_coroutine_threadsafe(function() error(require "perilune".ValueError "bad") end)
+      local ok, err = pcall(peri.await, bad)
+      local endless = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+      endless:cancel()
+      loop:call_soon_threadsafe(table.insert, ref, "called")
+      return doubled:await(), ok, err, ref, endless:cancelled()
+    end, peri.get_running_loop(), said)
+    local doubled, ok, err, ref, cancelled = job:await()
+    assert.same({ 42, false, true, true, true },
+      { doubled, ok, peri.ValueError:is(err), ref == lines, cancelled })
+    while not lines[1] do peri.sleep(0) end
+    assert.same({ "called" }, lines)
+  end)
+
+  it("takes large notes", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    assert.equal(1 << 20, executor:submit(function(loop)
+      return #loop:run_coroutine_threadsafe(string.rep, "x", 1 << 20):await()
+    end, peri.get_running_loop()):await())
+  end)
+
+  it("answers that to a job which is the last", function()
+    local executor = futures.ProcessPoolExecutor { max_workers = 1 }
+    local job = executor:submit(function(loop) return loop:run_coroutine_threadsafe(math.abs, -5):await() end,
+      peri.get_running_loop())
+    executor:shutdown { wait = false }
+    assert.equal(5, job:await())
+    executor:shutdown()
+  end)
+end)
+
+describe("the loop of a worker process", function()
+  local function own_loop() return peri.get_running_loop() end
+
+  it("takes calls while its job waits", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(function()
+      while not told do peri.sleep(0) end -- luacheck: globals told
+      return told -- luacheck: globals told
+    end)
+    local ahead = executor:submit(math.abs, -1)
+    loop:call_soon_threadsafe(function(value) told = value end, "a note") -- luacheck: globals told
+    assert.equal("a note", job:await())
+    assert.equal(1, ahead:await())
+  end)
+
+  it("runs coroutines for its owner, many at once", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(function() return peri.sleep(1e9) end)
+    local answers = {}
+    for i = 1, 200 do
+      answers[i] = loop:run_coroutine_threadsafe(function(s, n) return #s + n end, ("x"):rep(10000), i)
+    end
+    for i = 1, 200 do assert.equal(10000 + i, answers[i]:await()) end
+    job:cancel { running = true }
+    assert.is_false(pcall(peri.await, job))
+  end)
+
+  it("is gone with its worker, and so are its answers", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local path = support.file ""
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(stay, path)
+    local answer = loop:run_coroutine_threadsafe(math.abs, -1)
+    kill(read_number(path))
+    raised(peri.RuntimeError, "the state of the loop has gone", answer)
+    assert.is_false(pcall(peri.await, job))
+    raises(peri.RuntimeError, "the state of the loop cannot be reached",
+      loop.call_soon_threadsafe, loop, math.abs, -1)
+  end)
+
+  it("is gone with its state", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(peri.sleep, 1e9)
+    while not job:running() do peri.sleep(0) end
+    local answer = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+    job:cancel { running = true }
+    assert.is_false(pcall(peri.await, job))
+    raised(peri.RuntimeError, "the state of the loop has gone", answer)
+    assert.equal(2, executor:submit(math.abs, -2):await())
+  end)
+end)
+
 describe("cancelling a job that runs in a process", function()
   -- A job that says where it is and does what it does for ever.
   local function begin(executor, fn)
