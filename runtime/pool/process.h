@@ -19,11 +19,16 @@ typedef struct slot {
   bool interrupted;
 } slot;
 
-/* Of libuv's; outlives the process until it is closed. */
+/* Of libuv's; outlives what it is of until it is closed. */
 typedef struct watch {
-  uv_poll_t poll;
+  union {
+    uv_handle_t handle;
+    uv_poll_t poll;
+    uv_timer_t timer;
+  } uv;
   peri_kernel *kernel;
-  process *process; /* NULL: it is closing */
+  process *process;   /* NULL: it is closing, or the pool's timer */
+  process_pool *pool; /* of a timer */
 } watch;
 
 /* A worker's state; outlives that until nothing of it is at home. */
@@ -39,7 +44,10 @@ struct process {
   peri__channel channel;
   peri__reader reader;
   int control;
-  watch *watch, *control_watch; /* the second while orders are left */
+  int pidfd;      /* readable when the process has ended; or -1 */
+  uint64_t start; /* when it was started, as uv_hrtime */
+  /* The control socket's is there while orders are left. */
+  watch *watch, *control_watch, *end_watch;
   far_end *far;
   peri__buffer orders; /* what the control socket had no room for */
   peri__chunk_places in, out;
@@ -55,6 +63,7 @@ struct process {
   bool held;    /* the watch keeps its loop from being idle */
   bool closing; /* gets no more jobs; its end is expected */
   bool damaged; /* what it sent makes no sense */
+  bool late;    /* it was not ready in time */
   slot slots[PERI__WINDOW];
 };
 
@@ -69,8 +78,10 @@ struct process_pool {
   unsigned failures; /* workers that have died before they did anything, since
                         one did */
   bool used;         /* a job was submitted: the owner waits for the end */
+  bool has_initializer;
   char *broken;
   far_end *gone; /* those whose peers are to be closed */
+  watch *timer;  /* of workers that start; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -117,6 +128,10 @@ void peri__process_settle_idle(process_pool *pool, process *p);
 void peri__process_pool_break(process_pool *pool, char *text);
 /* The worker has gone, and all that it sent was read. Frees it. */
 void peri__process_lost(process *p);
+/* Milliseconds until a worker that starts is late; -1: none does. */
+int peri__process_pool_patience(const process_pool *pool);
+/* Ends those that are late. */
+void peri__process_pool_end_late(process_pool *pool);
 
 /* -- process_notes.c --------------------------------------------------------------- */
 
@@ -142,9 +157,13 @@ void peri__process_flush(process *p);
 void peri__process_put_down(process *p);
 /* The worker may have sent something. The process may be gone afterwards. */
 void peri__process_look(process *p);
+/* It has ended, whoever has its channel open still. */
+void peri__process_end(process *p);
 
 /* -- process_watch.c ------------------------------------------------------------- */
 
+/* Has the loop tell when a worker that starts is late. */
+void peri__process_watch_start(process_pool *pool);
 /* Has the pool's loop watch the worker: 0 or a libuv error. */
 int peri__process_watch(process *p);
 void peri__process_unwatch(process *p);

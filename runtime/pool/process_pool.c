@@ -33,6 +33,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "io/process.h"
 #include "pool/process.h"
 #include "pool/shared.h"
 
@@ -104,7 +105,7 @@ static bool make_room(process_pool *pool)
   if (processes == NULL)
     return false;
   pool->processes = processes;
-  struct pollfd *looks = realloc(pool->looks, room * sizeof *looks);
+  struct pollfd *looks = realloc(pool->looks, 2 * room * sizeof *looks);
   if (looks == NULL)
     return false;
   pool->looks = looks;
@@ -114,6 +115,8 @@ static bool make_room(process_pool *pool)
 
 static void free_process(process *p)
 {
+  if (p->pidfd >= 0)
+    close(p->pidfd);
   if (p->control >= 0)
     close(p->control);
   peri__channel_fini(&p->channel);
@@ -141,6 +144,8 @@ static int start_process(process_pool *pool)
   p->pool = pool;
   p->pid = started.pid;
   p->control = started.control;
+  p->pidfd = peri__child_pidfd(p->pid);
+  p->start = uv_hrtime();
   peri__channel_init(&p->channel, started.channel, started.page, true);
   p->blocks = started.page != NULL ? peri__blocks_new(true) : NULL;
   pool->processes[pool->count++] = p;
@@ -150,6 +155,7 @@ static int start_process(process_pool *pool)
                      &pool->setup);
   if (pool->io.loop != NULL && peri__process_watch(p) < 0)
     peri__process_put_down(p);
+  peri__process_watch_start(pool);
   return 0;
 }
 
@@ -316,7 +322,10 @@ static int reap(process *p)
 static void tell_end(const process *p, int status, char *text, size_t size)
 {
   int pid = (int)p->pid;
-  if (p->damaged)
+  if (p->late)
+    snprintf(text, size, "worker process %d was not ready after %g seconds",
+             pid, (double)p->pool->options.start_timeout / 1e9);
+  else if (p->damaged)
     snprintf(text, size, "worker process %d sent what is no answer", pid);
   else if (status >= 0 && WIFSIGNALED(status))
     snprintf(text, size, "worker process %d was killed by signal %d (%s)", pid,
@@ -336,7 +345,12 @@ static char *breaks(process *p, int status, const char *end, bool began)
   const char *program = pool->options.command[0];
   bool killed = p->damaged || status < 0 || WIFSIGNALED(status);
   char text[400];
-  if (!p->hello && !(killed && !p->damaged))
+  if (!p->hello && p->late)
+    snprintf(text, sizeof text, ", %s: is '%.200s' a worker program?", end,
+             program);
+  else if (p->late)
+    snprintf(text, sizeof text, ", %s", end);
+  else if (!p->hello && !(killed && !p->damaged))
     snprintf(text, sizeof text,
              ", %s before it said hello: is '%.200s' a worker program?", end,
              program);
@@ -432,6 +446,41 @@ void peri__process_lost(process *p)
   check_ended(pool);
 }
 
+/* -- Start-up ---------------------------------------------------------------------------- */
+
+/* When it is late, as uv_hrtime; an initializer may take any time. */
+static uint64_t start_end(const process *p)
+{
+  bool starts = !p->hello || (!p->ready && !p->pool->has_initializer);
+  return starts && !p->late
+             ? p->start + (uint64_t)p->pool->options.start_timeout
+             : UINT64_MAX;
+}
+
+int peri__process_pool_patience(const process_pool *pool)
+{
+  uint64_t end = UINT64_MAX, now = uv_hrtime();
+  for (unsigned i = 0; i < pool->count; i++) {
+    uint64_t mine = start_end(pool->processes[i]);
+    end = mine < end ? mine : end;
+  }
+  uint64_t left = end > now ? (end - now) / 1000000 + 1 : 0;
+  return end == UINT64_MAX ? -1 : left > INT32_MAX ? INT32_MAX : (int)left;
+}
+
+void peri__process_pool_end_late(process_pool *pool)
+{
+  uint64_t now = uv_hrtime();
+  for (unsigned i = pool->count; i-- > 0;) {
+    process *p = i < pool->count ? pool->processes[i] : NULL;
+    if (p == NULL || start_end(p) > now)
+      continue;
+    p->late = true;
+    kill(p->pid, SIGKILL);
+    peri__process_lost(p);
+  }
+}
+
 /* -- Operations ------------------------------------------------------------------------- */
 
 static int submit(peri__pool *head, peri__job *job)
@@ -508,6 +557,17 @@ static void close_pool(peri__pool *head)
     peri__process_settle_idle(pool, pool->processes[i]);
 }
 
+/* Of two looks: at its channel, and at its end. */
+static void attend(process *p, const struct pollfd *looks)
+{
+  if (looks[1].revents != 0) {
+    peri__process_end(p);
+  } else if (looks[0].revents != 0) {
+    peri__channel_attend(&p->channel);
+    peri__process_look(p);
+  }
+}
+
 static void join(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
@@ -516,19 +576,20 @@ static void join(peri__pool *head)
     for (unsigned i = 0; i < n; i++) {
       process *p = pool->processes[i];
       bool writes = p->backlog.length > 0 && p->channel.page == NULL;
-      pool->looks[i] = (struct pollfd){
+      pool->looks[2 * i] = (struct pollfd){
           .fd = p->channel.fd,
           .events = (short)(writes ? POLLIN | POLLOUT : POLLIN)};
+      pool->looks[2 * i + 1] =
+          (struct pollfd){.fd = p->pidfd, .events = POLLIN};
     }
-    if (poll(pool->looks, n, -1) < 0)
+    if (poll(pool->looks, 2 * n, peri__process_pool_patience(pool)) < 0)
       continue;
     /* Backwards: one that goes is replaced by the last. */
     for (unsigned i = n; i-- > 0;)
-      if (pool->looks[i].revents != 0 && i < pool->count &&
-          pool->processes[i]->channel.fd == pool->looks[i].fd) {
-        peri__channel_attend(&pool->processes[i]->channel);
-        peri__process_look(pool->processes[i]);
-      }
+      if (i < pool->count &&
+          pool->processes[i]->channel.fd == pool->looks[2 * i].fd)
+        attend(pool->processes[i], &pool->looks[2 * i]);
+    peri__process_pool_end_late(pool);
   }
 }
 
@@ -622,6 +683,7 @@ peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
   peri__list_init(&pool->queue);
   bool well = setup->path != NULL && setup->cpath != NULL &&
               make_setup(pool, setup) == 0;
+  pool->has_initializer = setup->initializer.bytes.length > 0;
   peri__worker_setup_fini(setup);
   pool->head.blocks = peri__blocks_new(false);
   if (well && pool->head.blocks != NULL)

@@ -51,8 +51,9 @@ typedef struct peri__process_options {
   unsigned max_workers;
   uint32_t max_tasks; /* of one worker; 0: any number */
   peri__on_death on_death;
-  int64_t spin;  /* nanoseconds */
-  int64_t grace; /* between an interrupt and SIGKILL, nanoseconds */
+  int64_t spin;          /* nanoseconds */
+  int64_t grace;         /* between an interrupt and SIGKILL, nanoseconds */
+  int64_t start_timeout; /* for a worker to be ready, nanoseconds */
 } peri__process_options;
 
 /* Takes what setup and options hold, in any case. NULL: no memory. */

@@ -284,6 +284,7 @@ static bool take_packet(process *p, const peri__packet *packet,
     return take_hello(p, packet, payload);
   case PERI__PACKET_READY:
     p->ready = p->hello;
+    peri__process_watch_start(p->pool);
     return p->hello;
   case PERI__PACKET_BROKEN: {
     char text[400];
@@ -349,7 +350,13 @@ static bool read_packets(process *p)
   }
 }
 
-/* The worker may have sent something. The process may be gone afterwards. */
+void peri__process_end(process *p)
+{
+  peri__channel_attend(&p->channel);
+  read_packets(p);
+  peri__process_lost(p);
+}
+
 void peri__process_look(process *p)
 {
   process_pool *pool = p->pool;

@@ -271,6 +271,8 @@ describe("ProcessPoolExecutor", function()
 
   it("refuses wrong options", function()
     raises(peri.ValueError, "max_workers must be greater than 0", futures.ProcessPoolExecutor, { max_workers = 0 })
+    raises(peri.ValueError, "start_timeout must be greater than 0",
+      futures.ProcessPoolExecutor, { start_timeout = 0 })
     raises(peri.ValueError, "on_worker_death must be 'replace' or 'break'",
       futures.ProcessPoolExecutor, { on_worker_death = "ignore" })
     raises(peri.ValueError, [[bad argument #1 to 'ProcessPoolExecutor' (unknown option "workers")]],
@@ -611,12 +613,16 @@ end)
 describe("a worker program", function()
   local garbage = support.program:match "^(.*/)[^/]*$" .. "spec/garbage"
 
-  local function breaks(...)
+  local function breaks_with(options, ...)
     command { ... }
-    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+    local executor <close> = futures.ProcessPoolExecutor(options)
     local ok, err = pcall(peri.await, executor:submit(nothing))
     assert.is_false(ok)
     return tostring(err)
+  end
+
+  local function breaks(...)
+    return breaks_with({ max_workers = 2 }, ...)
   end
 
   it("that does not exist is an error of submit", function()
@@ -631,6 +637,26 @@ describe("a worker program", function()
       "worker process %d+ ended with status 0 before it said hello: is '/bin/cat' a worker program%?$"))
     assert.truthy(breaks("/bin/sh", "-c", "exit 7"):find "ended with status 7 before it said hello")
     assert.truthy(breaks(garbage, "quiet"):find "ended with status 0 before it said hello")
+  end)
+
+  it("that says nothing breaks the pool after a while", function()
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, "/bin/sleep", "infinity"):find(
+      "the pool is broken, worker process %d+ was not ready after 0.05 seconds: is '/bin/sleep' a worker program%?$"))
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, garbage, "wait"):find "was not ready after 0.05 seconds: is ")
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, garbage, "hello"):find "was not ready after 0.05 seconds$")
+  end)
+
+  it("that says nothing does not keep a shutdown outside of loops", support.top_level(function()
+    multiprocessing.set_executable { "/bin/sleep", "infinity" }
+    local executor = futures.ProcessPoolExecutor { max_workers = 2, start_timeout = 0.05 }
+    local job = executor:submit(nothing)
+    multiprocessing.set_executable(nil)
+    executor:shutdown()
+    assert.truthy(tostring(job:exception()):find "was not ready after 0.05 seconds")
+  end))
+
+  it("that leaves its channel to another process is seen to end", function()
+    assert.truthy(breaks(garbage, "fork"):find "ended with status 3 before it did anything$")
   end)
 
   it("that sends garbage breaks the pool", function()

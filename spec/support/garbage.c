@@ -4,6 +4,8 @@
  *
  *   quiet   ends at once
  *   wait    says nothing; ends when the channel does
+ *   hello   says hello, and nothing more
+ *   fork    says that it is ready, and ends; a child of it has the channel open
  *   head    damages the position in the ring
  *   bytes   sends random bytes
  *   packets says hello, and sends random packets that are well formed
@@ -31,13 +33,15 @@ static void put(const void *data, size_t size)
   }
 }
 
-static void put_hello(void)
+static void put_hello(bool ready)
 {
   peri__hello hello = {.magic = PERI__PACKETS_MAGIC,
                        .format = PERI__PACKETS_FORMAT};
   peri__packet packet = {.kind = PERI__PACKET_HELLO, .length = sizeof hello};
   put(&packet, sizeof packet);
   put(&hello, sizeof hello);
+  if (!ready)
+    return;
   packet = (peri__packet){.kind = PERI__PACKET_READY};
   put(&packet, sizeof packet);
 }
@@ -103,12 +107,18 @@ int main(int argc, char **argv)
   if (strcmp(mode, "quiet") == 0 || !start())
     return 0;
   if (strcmp(mode, "head") == 0 && channel.page != NULL) {
-    put_hello();
+    put_hello(true);
     atomic_store(&channel.out->head, 0x12345678);
     if (write(channel.fd, "x", 1) < 0) /* wakes the owner */
       return 1;
+  } else if (strcmp(mode, "hello") == 0) {
+    put_hello(false);
+  } else if (strcmp(mode, "fork") == 0) {
+    put_hello(true);
+    if (fork() != 0)
+      return 3;
   } else if (strcmp(mode, "packets") == 0) {
-    put_hello();
+    put_hello(true);
     for (int i = 0; i < 100; i++)
       put_packet();
   } else if (strcmp(mode, "wait") != 0) {
