@@ -72,7 +72,8 @@ static void put_packet(void)
     payload[i] = (char)rand();
   if (rand() % 16 == 0)
     packet.length = (uint64_t)rand() << 40;
-  if (packet.kind == PERI__PACKET_BLOCK && rand() % 4 != 0)
+  if (packet.kind == PERI__PACKET_BLOCK && channel.page != NULL &&
+      rand() % 4 != 0)
     put_block();
   put(&packet, sizeof packet);
   put(payload, packet.length % sizeof payload);
@@ -124,7 +125,10 @@ int main(int argc, char **argv)
   } else if (strcmp(mode, "wait") != 0) {
     put_bytes();
   }
-  while (!channel.ended && channel.page != NULL)
+  while (!channel.ended) {
+    char bytes[4096];
     peri__channel_wait(&channel, false);
+    peri__channel_read(&channel, bytes, sizeof bytes);
+  }
   return 0;
 }
