@@ -532,6 +532,13 @@ static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
   return future;
 }
 
+static void check_started(lua_State *L, peri_runtime *rt, int status)
+{
+  if (peri_unlikely(status != 0))
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
+                uv_strerror(status));
+}
+
 /* [..., executor at idx, message, what that refers to, future]: the pool takes
  * the future's job, of that message. */
 static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
@@ -540,6 +547,8 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
   peri__pool *pool = executor->pool;
   peri__job_future *future = lua_touserdata(L, idx + 3);
   reserve_place(L, executor);
+  if (pool->ops->attach != NULL && rt->run != NULL) /* may raise */
+    check_started(L, rt, pool->ops->attach(pool, L, rt->run->loop));
   lua_getiuservalue(L, idx, FUTURES);
   lua_pushvalue(L, idx + 3);
   future->place = take_place(executor);
@@ -552,18 +561,13 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
   peri__job_put(&future->job, &future->job.in, lua_touserdata(L, idx + 1));
   future->executor = executor;
   count(executor, 1);
-  int status = pool->ops->attach != NULL && rt->run != NULL
-                   ? pool->ops->attach(pool, L, rt->run->loop)
-                   : 0;
-  if (status == 0)
-    status = pool->ops->submit(pool, &future->job);
+  int status = pool->ops->submit(pool, &future->job);
   if (peri_likely(status == 0)) {
     lua_pop(L, 1);
     return;
   }
   forget_job(L, future, lua_gettop(L));
-  peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
-              uv_strerror(status));
+  check_started(L, rt, status);
 }
 
 /* How often the job of the call table at idx may be tried again. */

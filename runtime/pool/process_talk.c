@@ -4,6 +4,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "pool/process.h"
 
@@ -156,8 +157,9 @@ static int hold_block(process *p, const peri__packet *packet,
     return UV_EPROTO;
   memcpy(&length, payload + packet->chunks, sizeof length);
   char *data = peri__blocks_at(p->blocks, place, length);
-  if (data == NULL || length <= PERI__BLOCK_LEAST ||
-      !peri__blocks_hold(p->blocks, place))
+  if (data == NULL)
+    return UV_EMFILE; /* the block had come, but could not be mapped */
+  if (length <= PERI__BLOCK_LEAST || !peri__blocks_hold(p->blocks, place))
     return UV_EPROTO;
   *bytes = (peri__buffer){.data = data,
                           .length = (size_t)length,
@@ -230,7 +232,10 @@ static bool take_outcome(process *p, peri__job *job, const peri__packet *packet,
     return true;
   }
   int code = put_answer(p, job, packet, payload);
-  end_job(job, code == 0 ? packet->outcome : PERI__JOB_FAILED, NULL);
+  if (code == 0)
+    end_job(job, packet->outcome, NULL);
+  else
+    end_job(job, PERI__JOB_FAILED, strdup(uv_strerror(code)));
   return code != UV_EPROTO;
 }
 
@@ -271,8 +276,12 @@ static bool take_note(process *p, const peri__packet *packet,
 static bool take_block(process *p, const peri__packet *packet)
 {
   int fd = peri__channel_expect_fd(&p->channel);
-  return fd >= 0 && p->blocks != NULL &&
-         peri__blocks_arrived(p->blocks, packet->slot, fd) == 0;
+  if (fd < 0)
+    return true; /* we had no descriptor for it */
+  if (p->blocks != NULL)
+    return peri__blocks_arrived(p->blocks, packet->slot, fd) != UV_EPROTO;
+  close(fd);
+  return false;
 }
 
 /* False: a worker of ours does not send that. */

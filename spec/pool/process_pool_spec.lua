@@ -558,6 +558,38 @@ describe("a worker process that dies", function()
   end)
 end)
 
+describe("a process pool without descriptors", function()
+  it("fails what it cannot do, and goes on", function()
+    local file = support.file [[
+      local peri = require "perilune"
+      local futures = require "perilune.futures"
+      local text, failed = ("x"):rep(1 << 18), 0
+      local function double(s) return s .. s end
+      for left = 0, 20 do
+        local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+        local files, file = {}, io.open "/dev/null"
+        while file do
+          files[#files + 1], file = file, io.open "/dev/null"
+        end
+        for _ = 1, left do table.remove(files):close() end
+        local ok, err = pcall(function() return executor:submit(double, text):await() end)
+        for _, other in ipairs(files) do other:close() end
+        if ok then
+          assert(err == text .. text)
+        else
+          failed = failed + 1
+          assert(tostring(err):find "too many open files", err)
+        end
+        assert(executor:submit(double, text):await() == text .. text)
+      end
+      print(failed > 0 and failed < 21)
+    ]]
+    local out, err, code = support.shell(("ulimit -n 64; exec timeout 60 %s %s"):format(
+      support.quote(support.program), file))
+    assert.same({ "true\n", "", 0 }, { out, err, code })
+  end)
+end)
+
 describe("the owner of worker processes", function()
   -- A script whose workers are busy for ever, and the pids of those.
   local function start_owner()
@@ -573,10 +605,10 @@ describe("the owner of worker processes", function()
         file:close()
         os.rename(path .. ".part", path)
       end
-      local busy = executor:submit(function(path)
+      local busy = executor:submit(function(path, text)
         tell(path)
-        while true do pcall(error) end
-      end, "%s/busy")
+        while #text > 0 do pcall(error) end
+      end, "%s/busy", ("x"):rep(1 << 18))
       local asleep = executor:submit(function(path)
         tell(path)
         require "perilune".sleep(1e6)
@@ -601,12 +633,26 @@ describe("the owner of worker processes", function()
     return not stat or stat:find "%) Z" ~= nil
   end
 
+  -- By inode, what process pools share of what the process has mapped.
+  local function shared_memory(number)
+    local inodes = {}
+    local file <close> = io.open(("/proc/%s/maps"):format(number))
+    for inode in (file and file:read "a" or ""):gmatch "(%d+) +/memfd:perilune" do inodes[inode] = true end
+    return inodes
+  end
+
   it("takes them with it when it is killed", function()
     local pids = start_owner()
     assert.is_false(is_gone(pids.busy))
     assert.is_false(is_gone(pids.asleep))
+    local memory = shared_memory(pids.busy)
     kill(pids.owner)
     while not (is_gone(pids.busy) and is_gone(pids.asleep)) do peri.sleep(0) end
+    for entry in lfs.dir "/proc" do
+      if entry:find "^%d+$" then
+        for inode in pairs(shared_memory(entry)) do assert.is_nil(memory[inode]) end
+      end
+    end
   end)
 end)
 
