@@ -133,16 +133,17 @@ local function count_descriptors()
   return n
 end
 
--- Once all connections have ended, and the closed handles are freed: so many
--- descriptors at most should be left then.
 -- Lua's table of strings halves when a collection finds it less than a quarter full,
 -- and doubles when it is full: how large it is depends on how it got there, unless it
 -- comes from far above.
 local function fill_strings()
   local strings = {}
   for i = 1, 1 << 14 do strings[i] = "soak" .. i end
+  return strings
 end
 
+-- Once all connections have ended, and the closed handles are freed: so many
+-- descriptors at most should be left then.
 local function state(descriptors)
   local patience = clock:now() + 30
   repeat

@@ -73,6 +73,18 @@ function file.tmpfile(directory)
   return new_file(native.tmpfile(directory), true, nil, false)
 end
 
+-- Raises the error of a call that C has no part in.
+local function fail(self, syscall, code, errno, text)
+  local where = self.path and ("%s '%s'"):format(syscall, self.path) or syscall
+  error(OSError(("%s: %s"):format(where, text),
+    { code = code, errno = errno, syscall = syscall, path = self.path }))
+end
+
+-- What was read ahead of a file that is closed is not to be had any more.
+local function check_open(self, syscall)
+  if self._closed then fail(self, syscall, "EBADF", 9, "the file is closed") end
+end
+
 -- Reading ----------------------------------------------------------------------------
 
 -- Fetches more behind what was read ahead. False: that was the end.
@@ -128,6 +140,7 @@ end
 ---@async
 function File:read(n)
   local _ <close> = self._lock:guard()
+  check_open(self, "read")
   if n == nil then return read_all(self) end
   n = arguments.integer("File.read", 1, n)
   if n < 0 then arguments.wrong_value("File.read", 1, "a number of bytes is >= 0") end
@@ -167,6 +180,7 @@ end
 ---@async
 function File:readline()
   local _ <close> = self._lock:guard()
+  check_open(self, "read")
   return read_line(self)
 end
 
@@ -231,9 +245,8 @@ function File:seek(whence, offset)
   local _ <close> = self._lock:guard()
   whence = whence or "cur"
   offset = offset == nil and 0 or arguments.integer("File.seek", 2, offset)
-  if self._place < 0 then
-    error(OSError("seek: invalid seek", { code = "ESPIPE", syscall = "seek", path = self.path }))
-  end
+  check_open(self, "seek")
+  if self._place < 0 then fail(self, "seek", "ESPIPE", 29, "invalid seek") end
   forget_ahead(self)
   local base
   if whence == "set" then
@@ -309,20 +322,25 @@ end
 
 -- Closing -----------------------------------------------------------------------------------
 
+local function note_closed(self)
+  if self._watch then unclosed.closed(self._watch) end
+  self._closed = true
+end
+
 ---Closes the file; harmless if it is closed. Tasks that wait for it get an error.
 ---Raises OSError if what was written could not be.
 ---
 ---Cancellation: it is closed all the same.
 ---@async
 function File:close()
-  if self._watch then unclosed.closed(self._watch) end
+  note_closed(self)
   self._handle:close()
 end
 
 -- An error that leaves the block is not to be replaced by another.
 function File:__close(err)
   if err == nil then return self:close() end
-  if self._watch then unclosed.closed(self._watch) end
+  note_closed(self)
   self._handle:release()
 end
 

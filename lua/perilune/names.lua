@@ -173,6 +173,7 @@ function names.getaddrinfo(host, service, options)
   options = options or no_options
   check_choice(name, 3, options.family, families, "family")
   check_choice(name, 3, options.type, types, "type")
+  arguments.seconds(name, 3, options.timeout, true)
   if type(service) ~= "string" and not options.canonname then
     local list = known(host, options.passive)
     if list then

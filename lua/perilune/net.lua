@@ -10,6 +10,7 @@ local names = require "perilune.names"
 local timeouts = require "perilune.timeouts"
 
 local error, ipairs, pcall, setmetatable, type = error, ipairs, pcall, setmetatable, type
+local max, min = math.max, math.min
 local sleep = core.sleep
 local OSError, RuntimeError, ValueError =
   errors.OSError, errors.RuntimeError, errors.ValueError
@@ -18,6 +19,7 @@ local net = {}
 
 local DEFAULT_LIMIT <const> = 65536
 local DEFAULT_BACKLOG <const> = 100
+local MOST_BACKLOG <const> = 0x7FFFFFFF
 local HAPPY_EYEBALLS_DELAY <const> = 0.25
 
 -- Arguments ---------------------------------------------------------------------
@@ -281,6 +283,7 @@ for key in next, server_options do tcp_options[key] = true end
 local function check_options(name, position, options)
   local backlog = options.backlog == nil and DEFAULT_BACKLOG
     or arguments.integer(name, position, options.backlog)
+  backlog = max(0, min(backlog, MOST_BACKLOG)) -- the system has a limit of its own
   local most = options.max_connections
   if most ~= nil and arguments.integer(name, position, most) < 1 then
     arguments.wrong_value(name, position, "max_connections is at least 1")

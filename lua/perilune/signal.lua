@@ -44,6 +44,7 @@ local signal = {}
 for name, number in pairs(signals) do signal[name] = number end
 
 local MOST <const> = 64
+local MOST_PID <const> = 0x7FFFFFFF
 
 local function number_of(name, position, value)
   if type(value) == "string" then
@@ -105,7 +106,11 @@ end
 ---@param pid integer
 ---@param sig string|integer 0: none; only whether it could be sent
 function signal.kill(pid, sig)
-  native.kill(arguments.integer("kill", 1, pid), sig == 0 and 0 or number_of("kill", 2, sig))
+  pid = arguments.integer("kill", 1, pid)
+  if pid < -MOST_PID or pid > MOST_PID then
+    arguments.wrong_value("kill", 1, ("%d is no process"):format(pid))
+  end
+  native.kill(pid, sig == 0 and 0 or number_of("kill", 2, sig))
 end
 
 ---What a signal is about: "Hangup".

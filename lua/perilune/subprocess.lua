@@ -30,6 +30,7 @@ local PIPE <const>, STDOUT <const>, DEVNULL <const> =
   subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 local CHUNK <const> = 65536
 local DEFAULT_GRACE <const> = 1
+local MOST_SIGNAL <const> = 64
 
 -- Options -----------------------------------------------------------------------
 
@@ -66,7 +67,7 @@ end
 local function read_descriptor(name, position, which, expected, value)
   if type(value) == "number" then
     local fd = arguments.integer(name, position, value)
-    if fd >= 0 then return fd end
+    if fd >= 0 and fd <= 0x7FFFFFFF then return fd end
     arguments.wrong_value(name, position, ("%s: %d is no descriptor"):format(which, fd))
   end
   local fd = native.lend(value)
@@ -231,11 +232,16 @@ end
 ---@param signal string|integer "SIGHUP", ...
 function Process:send_signal(signal)
   local name <const> = "Process.send_signal"
-  if type(signal) ~= "string" then
-    return native.send_signal(self._handle, arguments.integer(name, 1, signal))
-  end
   local number = signals[signal]
-    or arguments.wrong_value(name, 1, ("%q is no signal"):format(signal))
+  if not number then
+    if type(signal) == "string" then
+      arguments.wrong_value(name, 1, ("%q is no signal"):format(signal))
+    end
+    number = arguments.integer(name, 1, signal)
+    if number < 0 or number > MOST_SIGNAL then
+      arguments.wrong_value(name, 1, ("%d is no signal"):format(number))
+    end
+  end
   native.send_signal(self._handle, number)
 end
 

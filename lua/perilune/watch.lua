@@ -20,7 +20,8 @@ local vanished <const> = { ENOENT = true, ENOTDIR = true }
 local may_be_directory <const> = { directory = true, unknown = true }
 
 function Tree.__index(tree, key)
-  if key == "dropped" or key == "closed" then return rawget(tree, "_watch")[key] end
+  if key == "closed" then return rawget(tree, "_watch").closed end
+  if key == "dropped" then return rawget(tree, "_watch").dropped + rawget(tree, "_dropped") end
   return Tree[key]
 end
 
@@ -49,21 +50,27 @@ local function forget(tree, name)
 end
 
 -- Watches a directory, and gives its entries as native.scandir does; nil: it has
--- gone.
+-- gone, or they are known.
 local function take(tree, name)
   local path = tree._root .. name
   local stat = native.lstat(path)
   if stat.type ~= "directory" then return nil end
   local id = identity(stat)
   local known = tree._known[name]
-  if known and known.id == id and known.complete then return nil end
-  if known then forget(tree, name) end
-  local part = native.watch_part(tree._watch, path, name .. "/")
-  if not part then return nil end
-  known = { id = id, part = part, below = {}, complete = false }
-  tree._known[name] = known
-  local above = tree._known[parent_of(name)]
-  if above then above.below[name] = true end
+  if known and known.id ~= id then
+    forget(tree, name)
+    known = nil
+  end
+  if not known then
+    local part = native.watch_part(tree._watch, path, name .. "/")
+    if not part then return nil end
+    known = { id = id, part = part, below = {}, complete = false }
+    tree._known[name] = known
+    local above = tree._known[parent_of(name)]
+    if above then above.below[name] = true end
+  elseif known.complete then
+    return nil
+  end
   local entries = native.scandir(path)
   known.complete = true
   return entries
@@ -108,12 +115,35 @@ local function look(tree, name)
   end
 end
 
+-- Puts the directories of the root on the stack.
+local function begin(tree)
+  local entries = native.scandir(tree._root)
+  for i = 1, #entries, 2 do
+    if may_be_directory[entries[i + 1]] then tree._todo[#tree._todo + 1] = entries[i] end
+  end
+end
+
+-- Events are missing, so directories may have come and gone unseen: all are watched
+-- anew. What is in them is not told: who is told of the gap looks for himself.
+local function start_over(tree, event)
+  if not event.begun then
+    for _, known in pairs(tree._known) do native.unwatch_part(tree._watch, known.part) end
+    tree._known = {}
+    local ok, err = pcall(begin, tree)
+    if not ok then note_error(tree, ".", err) end
+    event.begun = true
+  end
+  adopt(tree)
+  tree._found = {}
+end
+
 local function tell(tree, event)
   local ready, found = tree._ready, tree._found
   insert(ready, 1, event)
   for i, one in ipairs(found) do
     if i > tree._limit then
       ready[#ready + 1] = { "overflow", #found - tree._limit }
+      tree._dropped = tree._dropped + #found - tree._limit
       break
     end
     ready[#ready + 1] = one
@@ -130,11 +160,12 @@ local function next_event(tree)
   while #tree._ready == 0 do
     if not tree._unseen then
       local kind, name = tree._watch:next()
-      if kind ~= "rename" or not name then return kind, name end
+      if kind ~= "overflow" and (kind ~= "rename" or not name) then return kind, name end
       tree._unseen, tree._found = { kind, name }, {}
     end
-    look(tree, tree._unseen[2])
-    tell(tree, tree._unseen)
+    local event = tree._unseen
+    if event[1] == "overflow" then start_over(tree, event) else look(tree, event[2]) end
+    tell(tree, event)
     tree._unseen = nil
   end
   return shift(tree)
@@ -161,6 +192,7 @@ function watch.tree(path, limit)
     _watch = native.watch(path, limit),
     _root = path:byte(-1) == 47 and path or path .. "/",
     _limit = limit,
+    _dropped = 0, -- of what was found
     _known = {}, -- by name: { id, part, below: set of names, complete }
     _ready = {}, -- events to be told
     _unseen = nil, -- one that has not been looked at
@@ -173,10 +205,7 @@ function watch.tree(path, limit)
   end })
   local stat = native.stat(path)
   if stat.type ~= "directory" then return tree end
-  local entries = native.scandir(path)
-  for i = 1, #entries, 2 do
-    if may_be_directory[entries[i + 1]] then tree._todo[#tree._todo + 1] = entries[i] end
-  end
+  begin(tree)
   adopt(tree)
   return tree
 end

@@ -170,10 +170,13 @@ void peri__future_resolve(lua_State *L, peri_runtime *rt, int idx, int n)
 
 void peri__future_resolve_packed(lua_State *L, int idx, int n)
 {
-  if (n == 0)
-    lua_pushnil(L);
-  lua_setiuservalue(L, idx, PERI_UV_RESULT);
   peri_future *future = lua_touserdata(L, idx);
+  if (n > 0) {
+    lua_setiuservalue(L, idx, PERI_UV_RESULT);
+  } else if (future->kind != PERI_KIND_JOB) { /* which has had no message */
+    lua_pushnil(L);
+    lua_setiuservalue(L, idx, PERI_UV_RESULT);
+  }
   future->results = n;
   future->state = PERI_FINISHED;
   schedule(L, future, idx);

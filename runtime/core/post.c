@@ -31,6 +31,7 @@ int peri__post_init(peri_runtime *rt)
   atomic_init(&rt->interrupts, 0);
   atomic_init(&rt->prints, 0);
   atomic_init(&rt->external, 0);
+  atomic_init(&rt->spins, false);
   atomic_init(&rt->async_users, 0);
   atomic_init(&rt->async, NULL);
   return uv_mutex_init(&rt->post_mutex);
@@ -98,7 +99,7 @@ int peri_post(peri_runtime *rt, peri_post_cb callback, void *argument)
   rt->posts_end = &post->next;
   atomic_fetch_or(&rt->attention, PERI_ATTEND_POSTS);
   uv_mutex_unlock(&rt->post_mutex);
-  if (first)
+  if (first && !atomic_load(&rt->spins))
     peri__wake(rt);
   return PERI_OK;
 }

@@ -63,7 +63,11 @@
   X(CODE)      /* code that was sent lately, and before, */                    \
   X(OLD_CODE)                                                                  \
   X(CHUNKS) /* and code that has come */                                       \
-  X(OLD_CHUNKS)
+  X(OLD_CHUNKS)                                                                \
+  X(PLAIN) /* the function that was sent last, and its code */                 \
+  X(PLAIN_CODE)                                                                \
+  X(LOADED) /* the one that has come last, and its code */                     \
+  X(LOADED_CODE)
 
 enum {
 #define X(name) PERI_REF_##name,
@@ -116,11 +120,18 @@ struct peri_runtime {
   const void *meta_future, *meta_task, *meta_gather, *meta_job, *meta_coroutine,
       *meta_handle, *meta_loop, *meta_clock, *meta_line, *meta_several,
       *meta_crew, *meta_executor;
+  void *last_executor; /* that was used, a handle that is not garbage */
+  const void *plain_function; /* that stands at PERI_REF_PLAIN, or NULL; */
+  struct peri__chunk *plain_chunk; /* its code, */
+  uint32_t plain_modules;          /* without a name as of modules_named */
+  struct peri__chunk *loaded_chunk; /* of PERI_REF_LOADED, or NULL */
+  bool loaded_has_globals;
   const void *sentinel[PERI_SENTINEL_COUNT];
   lua_CFunction debug_traceback; /* the stock one */
 
   /* Set from other threads and signal handlers. */
   atomic_int attention;  /* PERI_ATTEND_*: something has come */
+  atomic_bool spins; /* the loop's thread looks at attention all the time */
   atomic_int interrupts; /* not yet answered */
   atomic_int async_users;
   _Atomic(uv_async_t *) async; /* wakes the running loop */

@@ -419,6 +419,26 @@ bool peri__task_renew(lua_State *L, peri_runtime *rt, int idx, int fn)
   return true;
 }
 
+bool peri__task_follow(lua_State *L, peri_runtime *rt)
+{
+  peri_task *task = rt->task;
+  peri_loop *loop = task->future.loop;
+  if (task->flags & ~(PERI_T_STARTED | PERI_T_TOPLEVEL) ||
+      task->future.flags != 0 || task->frames != NULL || L != task->co ||
+      lua_gethook(L) != NULL || !peri__list_empty(&task->future.callbacks) ||
+      loop->tasks != task || loop->newest != task ||
+      !peri__list_empty(&loop->ready) || loop->debug || loop->accounts ||
+      loop->stopping || rt->run->loop != loop || task->clock != loop->clock ||
+      rt->abort != PERI_SENTINEL_NONE)
+    return false;
+  task->what = "start";
+  task->resource = NULL;
+  task->cancels = 0;
+  task->id = ++rt->next_id;
+  task->elder = 0;
+  return true;
+}
+
 peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
                           int loop_idx, int fn)
 {

@@ -130,6 +130,11 @@ peri_task *peri__task_new(lua_State *L, peri_runtime *rt, peri_loop *loop,
 /* As peri__task_new with the task at idx, which has ended well, and which that
  * has made. False, and nothing is done: a script may know it. */
 bool peri__task_renew(lua_State *L, peri_runtime *rt, int idx, int fn);
+/* The task that runs, in whose coroutine L is, becomes the next one where it
+ * stands: what it called has returned, and neither has a script got hold of it
+ * nor is anything else left of it, in its loop or elsewhere. False, and nothing
+ * is done: that is not so. */
+bool peri__task_follow(lua_State *L, peri_runtime *rt);
 /* The coroutine object on top of the stack becomes a task made by the loop's
  * factory. */
 void peri__task_by_factory(lua_State *L, peri_runtime *rt, peri_loop *loop,

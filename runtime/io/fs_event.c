@@ -192,9 +192,10 @@ static peri_fs_watch *check_watch(lua_State *L)
   if (lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1)) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &metatable_key);
     bool is = lua_rawequal(L, -1, -2);
+    peri_fs_watch **box = lua_touserdata(L, 1);
     lua_pop(L, 2);
-    if (is)
-      return *(peri_fs_watch **)lua_touserdata(L, 1);
+    if (is && *box != NULL) /* NULL: it is used by another one's finalizer */
+      return *box;
   }
   peri__arg_type_error(L, peri__rt(L), 1, "Watch");
   return NULL;

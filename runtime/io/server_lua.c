@@ -29,6 +29,16 @@ static peri_server *check_server(lua_State *L, int idx)
   return box->server;
 }
 
+/* Its connections and its end reach its own loop only. */
+static void check_loop(lua_State *L, peri_server *server, const char *what)
+{
+  peri_loop *loop = peri__running_loop(server->rt);
+  if (loop != NULL && loop != server->io.loop)
+    peri__throw(L, server->rt, PERI_ERR_RUNTIME,
+                "%s: the server belongs to another loop than the running one",
+                what);
+}
+
 static int throw_server(lua_State *L, peri_server *server, const char *syscall,
                         int code, const peri_address *address)
 {
@@ -302,6 +312,7 @@ static int l_listen(lua_State *L)
 {
   peri_server *server = check_server(L, 1);
   peri_runtime *rt = server->rt;
+  check_loop(L, server, "Server.start_serving");
   if (server->serving)
     return 0;
   if (server->closed)
@@ -355,6 +366,7 @@ static int wait_closed(lua_State *L, peri_server *server)
 {
   if (server->closed && server->active == 0)
     return 0;
+  check_loop(L, server, "Server.wait_closed");
   peri__waiters_park(L, server->rt, &server->closers);
   server->references++;
   return peri__park(L, server->rt, 0, wait_closed_k);

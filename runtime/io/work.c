@@ -227,9 +227,11 @@ static void watch(work_thread *self)
 {
   work_group *group = self->group;
   group->watched = true;
-  uv_cond_timedwait(&group->wake, &self->workers->mutex, stuck_look);
+  /* If it is woken there is work for it, and too little time has gone by. */
+  int code = uv_cond_timedwait(&group->wake, &self->workers->mutex, stuck_look);
   group->watched = false;
-  look_at(group);
+  if (code == UV_ETIMEDOUT)
+    look_at(group);
 }
 
 /* True: there was nothing to do for long, and other threads will do. */

@@ -181,15 +181,28 @@ static bool load_shared(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
   return true;
 }
 
-bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
+/* Puts the function of the chunk, and what keeps its code, where they are found
+ * without a look into the cache. Pushes nothing; false and a text: it is
+ * damaged. */
+static bool load_last(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
 {
   if (cache_get(L, rt, BY_ADDRESS, chunk))
     lua_getiuservalue(L, -1, 1);
   else if (!load_shared(L, rt, chunk))
     return false;
-  const peri__code *code = lua_touserdata(L, -2);
-  lua_replace(L, -2);
-  if (code->upvalues > 0) { /* a job may have assigned to it */
+  rt->loaded_has_globals = ((peri__code *)lua_touserdata(L, -2))->upvalues > 0;
+  rt->loaded_chunk = chunk;
+  peri__set_ref(L, rt, PERI_REF_LOADED);
+  peri__set_ref(L, rt, PERI_REF_LOADED_CODE);
+  return true;
+}
+
+bool peri__code_load_plain(lua_State *L, peri_runtime *rt, peri__chunk *chunk)
+{
+  if (peri_unlikely(rt->loaded_chunk != chunk) && !load_last(L, rt, chunk))
+    return false;
+  peri__push_ref(L, rt, PERI_REF_LOADED);
+  if (rt->loaded_has_globals) { /* a job may have assigned to it */
     lua_pushglobaltable(L);
     lua_setupvalue(L, -2, 1);
   }

@@ -24,6 +24,12 @@ int peri__buffer_reserve(peri__buffer *buffer, size_t more);
 void peri__buffer_fini(peri__buffer *buffer);
 /* An empty one is to grow into these from now on. */
 void peri__buffer_use(peri__buffer *buffer, peri__blocks *blocks);
+static inline void peri__buffer_swap(peri__buffer *one, peri__buffer *other)
+{
+  peri__buffer buffer = *one;
+  *one = *other;
+  *other = buffer;
+}
 
 /* The bytecode of one function. Never changes, so that any thread may read it,
  * and is freed with its last reference. Its address says which it is: whoever
@@ -143,6 +149,24 @@ typedef enum peri__message_kind {
  * own it. Calls pack functions; these cannot wait. */
 void peri__encode(lua_State *L, peri_runtime *rt, int first, int n,
                   peri__message_kind kind, bool chunks, peri__message *out);
+
+/* Writes the same message for values without parts that take no more than size
+ * bytes, and returns how many they take; 0: they are not so. Neither raises nor
+ * needs memory. */
+size_t peri__encode_small(lua_State *L, int first, int n, char *out,
+                          size_t size);
+/* The same for a function and its arguments: a function without upvalues but
+ * _ENV that the state has sent before, and that it sends mostly. *chunk: the
+ * reference that the message needs. */
+size_t peri__encode_small_call(lua_State *L, peri_runtime *rt, int first, int n,
+                               char *out, size_t size, peri__chunk **chunk);
+
+/* Whether it is the shortest that there is, of no values. */
+static inline bool peri__message_is_none(const peri__message *message)
+{
+  return message->bytes.length == 2 && message->bytes.data[0] == 1 &&
+         message->bytes.data[1] == 0;
+}
 
 /* Pushes the values of a message and returns how many they are. Reads it where
  * it lies: bytes.data and chunks may be anybody's, shared memory too if nobody

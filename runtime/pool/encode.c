@@ -656,6 +656,76 @@ static int put_first(encoder *e, int first, int n)
   return i;
 }
 
+/* -- Small messages -------------------------------------------------------- */
+
+/* Writes the value at idx, if it has no parts and there is room for it. NULL: it
+ * was not written. */
+static char *put_small(lua_State *L, int idx, char *at, const char *end)
+{
+  size_t length, room = (size_t)(end - at);
+  const char *s;
+  int type = lua_type(L, idx);
+  if (room < MAX_VARINT + 1 && (type != LUA_TSTRING || room == 0))
+    return NULL;
+  switch (type) {
+  case LUA_TNIL:
+    *at++ = TAG_NIL;
+    return at;
+  case LUA_TBOOLEAN:
+    *at++ = lua_toboolean(L, idx) ? TAG_TRUE : TAG_FALSE;
+    return at;
+  case LUA_TNUMBER:
+    if (lua_isinteger(L, idx))
+      return write_integer(at, lua_tointeger(L, idx));
+    return write_float(at, lua_tonumber(L, idx));
+  case LUA_TSTRING:
+    s = lua_tolstring(L, idx, &length);
+    if (length >= SHORT_STRINGS || length >= room)
+      return NULL;
+    *at++ = (char)(TAG_SHORT_STRING | length);
+    memcpy(at, s, length);
+    return at + length;
+  default:
+    return NULL;
+  }
+}
+
+static char *put_all_small(lua_State *L, int first, int n, char *at,
+                           const char *end)
+{
+  for (int i = 0; i < n && at != NULL; i++)
+    at = put_small(L, first + i, at, end);
+  return at;
+}
+
+size_t peri__encode_small(lua_State *L, int first, int n, char *out,
+                          size_t size)
+{
+  if ((size_t)n + 2 > size)
+    return 0;
+  out[0] = WIRE_VERSION;
+  out[1] = (char)n;
+  char *end = put_all_small(L, first, n, out + 2, out + size);
+  return end != NULL ? (size_t)(end - out) : 0;
+}
+
+size_t peri__encode_small_call(lua_State *L, peri_runtime *rt, int first, int n,
+                               char *out, size_t size, peri__chunk **chunk)
+{
+  if ((size_t)n + 4 > size ||
+      (*chunk = peri__plain_chunk(L, rt, first)) == NULL)
+    return 0;
+  out[0] = WIRE_VERSION;
+  out[1] = (char)n;
+  out[2] = TAG_PLAIN;
+  out[3] = 0;
+  char *end = put_all_small(L, first + 1, n - 1, out + 4, out + size);
+  if (end == NULL)
+    return 0;
+  peri__chunk_ref(*chunk);
+  return (size_t)(end - out);
+}
+
 static void make_places(encoder *e, int top)
 {
   lua_settop(e->L, top + 5 + FEW);

@@ -150,15 +150,46 @@ void peri__put_function(encoder *e)
   peri__put_name(e);
 }
 
-/* NULL: the function at idx has none yet. */
-static const peri__code *known_code(lua_State *L, peri_runtime *rt, int idx)
+/* Pushes the code that is noted for the function at idx, or something else. */
+static void push_known_code(lua_State *L, peri_runtime *rt, int idx)
 {
   peri__names_push(L, rt);
   lua_pushvalue(L, idx);
   lua_rawget(L, -2);
+  lua_replace(L, -2);
+}
+
+/* NULL: the function at idx has none yet. */
+static const peri__code *known_code(lua_State *L, peri_runtime *rt, int idx)
+{
+  push_known_code(L, rt, idx);
   const peri__code *code = lua_touserdata(L, -1);
-  lua_pop(L, 2);
+  lua_pop(L, 1);
   return code;
+}
+
+/* The function that was asked for last is kept, and its code, so that its
+ * address tells that it is the same. */
+peri__chunk *peri__plain_chunk(lua_State *L, peri_runtime *rt, int idx)
+{
+  const void *function = lua_topointer(L, idx);
+  if (peri_likely(function == rt->plain_function && function != NULL &&
+                  rt->plain_modules == rt->modules_named))
+    return rt->plain_chunk;
+  if (lua_type(L, idx) != LUA_TFUNCTION)
+    return NULL;
+  const peri__code *code = known_code(L, rt, idx);
+  if (code == NULL || !code->plain)
+    return NULL;
+  rt->plain_function = NULL;
+  lua_pushvalue(L, idx);
+  peri__set_ref(L, rt, PERI_REF_PLAIN);
+  push_known_code(L, rt, idx);
+  peri__set_ref(L, rt, PERI_REF_PLAIN_CODE);
+  rt->plain_function = function;
+  rt->plain_chunk = code->chunk;
+  rt->plain_modules = rt->modules_named;
+  return code->chunk;
 }
 
 bool peri__put_plain(encoder *e, int idx)

@@ -69,20 +69,38 @@ static inline void put_varint(encoder *e, uint64_t n)
   e->out->length -= (size_t)(start + MAX_VARINT - at);
 }
 
-static inline void put_integer(encoder *e, lua_Integer n)
+/* Write a number where there is room for MAX_VARINT + 1 bytes; return the end.
+ */
+static inline char *write_integer(char *at, lua_Integer n)
 {
   if (n >= 0 && n < SMALL_INTEGERS) {
-    put_byte(e, TAG_SMALL_INTEGER | (int)n);
-    return;
+    *at++ = (char)(TAG_SMALL_INTEGER | (int)n);
+    return at;
   }
-  put_tagged(e, TAG_INTEGER, ((uint64_t)n << 1) ^ (n < 0 ? UINT64_MAX : 0));
+  uint64_t zigzag = ((uint64_t)n << 1) ^ (n < 0 ? UINT64_MAX : 0);
+  *at++ = TAG_INTEGER;
+  for (; zigzag >= 0x80; zigzag >>= 7)
+    *at++ = (char)(zigzag | 0x80);
+  *at++ = (char)zigzag;
+  return at;
+}
+
+static inline char *write_float(char *at, lua_Number n)
+{
+  *at = TAG_FLOAT;
+  memcpy(at + 1, &n, sizeof n);
+  return at + 1 + sizeof n;
+}
+
+static inline void put_integer(encoder *e, lua_Integer n)
+{
+  char *at = extend(e, MAX_VARINT + 1);
+  e->out->length -= (size_t)(at + MAX_VARINT + 1 - write_integer(at, n));
 }
 
 static inline void put_float(encoder *e, lua_Number n)
 {
-  char *at = extend(e, 1 + sizeof n);
-  *at = TAG_FLOAT;
-  memcpy(at + 1, &n, sizeof n);
+  write_float(extend(e, 1 + sizeof n), n);
 }
 
 static inline void put_u32(encoder *e, uint32_t n)
@@ -155,5 +173,8 @@ void peri__put_function(encoder *e);
  * places. */
 bool peri__put_plain(encoder *e, int idx);
 void peri__step_function(encoder *e, peri__frame *frame);
+/* The chunk of such a function, borrowed; NULL: it is none, or has not been sent
+ * yet. */
+peri__chunk *peri__plain_chunk(lua_State *L, peri_runtime *rt, int idx);
 
 #endif

@@ -28,6 +28,8 @@
 #define HANDLE "perilune.Executor"
 #define MESSAGE "perilune.Message"
 
+enum { MOST_KEPT = 4 << 20 /* bytes, of one message */ };
+
 enum {
   FUTURES = PERI__EXECUTOR_FUTURES,
   WAITERS = PERI__EXECUTOR_WAITERS,
@@ -65,11 +67,19 @@ static void reserve_place(lua_State *L, peri__executor *executor)
   executor->capacity = capacity;
 }
 
-static uint32_t take_place(peri__executor *executor)
+static uint32_t next_place(const peri__executor *executor)
 {
   if (executor->free_count > 0)
-    return executor->free[--executor->free_count];
-  return ++executor->places;
+    return executor->free[executor->free_count - 1];
+  return executor->places + 1;
+}
+
+static void take_place(peri__executor *executor)
+{
+  if (executor->free_count > 0)
+    executor->free_count--;
+  else
+    executor->places++;
 }
 
 /* The carrier has one job more, or less. */
@@ -77,7 +87,7 @@ static void count(peri__executor *executor, int delta)
 {
   bool had = executor->pending > 0;
   executor->pending += (uint32_t)delta;
-  atomic_fetch_add(&executor->pool->pending, (size_t)delta);
+  executor->pool->pending = executor->pending;
   if (had == (executor->pending > 0))
     return;
   peri__external(executor->rt, had ? -1 : 1);
@@ -86,7 +96,7 @@ static void count(peri__executor *executor, int delta)
 }
 
 /* The job is the future's alone again. The table of futures is at idx. */
-static void forget_job(lua_State *L, peri__job_future *future, int idx)
+static inline void forget_job(lua_State *L, peri__job_future *future, int idx)
 {
   peri__executor *executor = future->executor;
   peri__job_fini(&future->job);
@@ -215,10 +225,9 @@ typedef struct batch {
 
 /* Ends the future on top of the stack as its job did, with the values above idx
  * (-1: with the error on top), and pops all that. */
-static void end_future(lua_State *L, peri_runtime *rt, int futures, int idx,
-                       int values)
+static void end_future(lua_State *L, peri_runtime *rt, peri__job_future *future,
+                       int futures, int idx, int values)
 {
-  peri__job_future *future = lua_touserdata(L, idx);
   bool has_links = future->future.flags & PERI_F_LINKS;
   bool inline_links = has_links && future->future.loop == NULL;
   if (inline_links) {
@@ -233,6 +242,21 @@ static void end_future(lua_State *L, peri_runtime *rt, int futures, int idx,
   if (inline_links)
     peri__links_call(L, rt);
   lua_settop(L, idx - 1);
+}
+
+/* The memory of a large answer is for the next message. The executor is at idx.
+ */
+static void keep_memory(lua_State *L, peri__job *job, int idx)
+{
+  peri__buffer *buffer = &job->out.bytes;
+  if (peri_likely(buffer->data == job->room) || buffer->blocks != NULL ||
+      buffer->capacity > MOST_KEPT)
+    return;
+  lua_getiuservalue(L, idx, SPARE);
+  peri__message *spare = lua_touserdata(L, -1);
+  if (spare != NULL && spare->bytes.capacity < buffer->capacity)
+    peri__buffer_swap(&spare->bytes, buffer);
+  lua_pop(L, 1);
 }
 
 /* [executor, batch]: ends the futures of all jobs that are done. */
@@ -260,11 +284,14 @@ static int settle_batch(lua_State *L)
     if (peri_unlikely(job->peer != NULL && peer->serial == 0))
       peri__peer_open(L, rt, peer);
     if (peri_likely(job->outcome == PERI__JOB_RETURNED))
-      values = peri__decode(L, rt, &job->out, peer);
+      values = peri__message_is_none(&job->out)
+                   ? 0
+                   : peri__decode(L, rt, &job->out, peer);
     else
       push_job_error(L, rt, executor->pool, job, peer);
     this->current = NULL;
-    end_future(L, rt, FUTURES_AT, FUTURE_AT, values);
+    keep_memory(L, job, EXECUTOR_AT);
+    end_future(L, rt, future, FUTURES_AT, FUTURE_AT, values);
   }
   return 0;
 }
@@ -278,7 +305,7 @@ static void fail_current(lua_State *L, peri_runtime *rt, int idx,
   lua_getiuservalue(L, idx, FUTURES);
   lua_rawgeti(L, -1, future->place);
   lua_pushvalue(L, error);
-  end_future(L, rt, error + 1, error + 2, -1);
+  end_future(L, rt, future, error + 1, error + 2, -1);
 }
 
 /* Ends the futures of the jobs that have come home. The executor is at idx. */
@@ -473,11 +500,15 @@ peri__message peri__executor_encode(lua_State *L, peri_runtime *rt,
 
 static handle *check_handle(lua_State *L, peri_runtime *rt)
 {
+  void *data = lua_touserdata(L, 1);
+  if (peri_likely(data == rt->last_executor && data != NULL &&
+                  lua_type(L, 1) == LUA_TUSERDATA))
+    return data;
   if (peri_likely(lua_type(L, 1) == LUA_TUSERDATA && lua_getmetatable(L, 1))) {
     const void *meta = lua_topointer(L, -1);
     lua_pop(L, 1);
     if (peri_likely(meta == rt->meta_executor))
-      return lua_touserdata(L, 1);
+      return rt->last_executor = data;
   }
   peri__arg_type_error(L, rt, 1, "executor");
   return NULL;
@@ -539,35 +570,61 @@ static void check_started(lua_State *L, peri_runtime *rt, int status)
                 uv_strerror(status));
 }
 
-/* [..., executor at idx, message, what that refers to, future]: the pool takes
- * the future's job, of that message. */
+/* Results are to come while this loop runs. May raise. */
+static void attach(lua_State *L, peri_runtime *rt, peri__pool *pool)
+{
+  if (pool->ops->attach != NULL && rt->run != NULL)
+    check_started(L, rt, pool->ops->attach(pool, L, rt->run->loop));
+}
+
+/* The pool takes the job of the future, which stands in the table of futures at
+ * an index. */
 static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
-                      int idx)
+                      peri__job_future *future, int futures)
 {
   peri__pool *pool = executor->pool;
-  peri__job_future *future = lua_touserdata(L, idx + 3);
-  reserve_place(L, executor);
-  if (pool->ops->attach != NULL && rt->run != NULL) /* may raise */
-    check_started(L, rt, pool->ops->attach(pool, L, rt->run->loop));
-  lua_getiuservalue(L, idx, FUTURES);
-  lua_pushvalue(L, idx + 3);
-  future->place = take_place(executor);
-  lua_rawseti(L, -2, future->place);
-  if (peri_unlikely(!lua_isnil(L, idx + 2))) {
-    lua_pushvalue(L, idx + 2);
-    lua_rawseti(L, -2, -(lua_Integer)future->place);
-    future->has_refs = true;
-  }
-  peri__job_put(&future->job, &future->job.in, lua_touserdata(L, idx + 1));
   future->executor = executor;
   count(executor, 1);
   int status = pool->ops->submit(pool, &future->job);
-  if (peri_likely(status == 0)) {
-    lua_pop(L, 1);
+  if (peri_likely(status == 0))
     return;
-  }
-  forget_job(L, future, lua_gettop(L));
+  forget_job(L, future, futures);
   check_started(L, rt, status);
+}
+
+/* [..., executor at idx, table of futures, future]: the future gets a place
+ * there, which is free until take_place. */
+static inline void put_in_place(lua_State *L, peri__executor *executor,
+                                peri__job_future *future, int idx)
+{
+  reserve_place(L, executor);
+  future->place = next_place(executor);
+  lua_pushvalue(L, idx + 2);
+  lua_rawseti(L, idx + 1, future->place);
+}
+
+/* [..., executor at idx, table of futures, future]: the job is n values from
+ * index fn on, which may be anything; or the executor's first one. */
+static void encode_any(lua_State *L, peri_runtime *rt, peri__executor *executor,
+                       int idx, int fn, int n)
+{
+  peri__job_future *future = lua_touserdata(L, idx + 2);
+  lua_pushboolean(L, false); /* others may submit meanwhile */
+  lua_rawseti(L, idx + 1, future->place);
+  peri__message *message = push_message(L, idx);
+  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
+  check_takes_jobs(L, rt, executor);
+  peri__executor_anchor(L, executor, idx);
+  put_in_place(L, executor, future, idx);
+  if (peri_unlikely(!lua_isnil(L, idx + 4))) {
+    lua_pushvalue(L, idx + 4);
+    lua_rawseti(L, idx + 1, -(lua_Integer)future->place);
+    future->has_refs = true;
+  }
+  peri__job_put(&future->job, &future->job.in, message);
+  lua_pushvalue(L, idx + 3);
+  lua_setiuservalue(L, idx, SPARE);
+  lua_settop(L, idx + 2);
 }
 
 /* How often the job of the call table at idx may be tried again. */
@@ -582,26 +639,35 @@ static uint16_t check_retries(lua_State *L, peri_runtime *rt, int idx)
   return n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
 }
 
-/* [handle, ..., function and arguments, or a call table, from at on] -> future
- */
-static int submit(lua_State *L, peri_runtime *rt, int at, int loop_idx)
+/* [handle, ..., function and arguments from fn on] -> future */
+static int submit(lua_State *L, peri_runtime *rt, peri__executor *executor,
+                  int fn, int loop_idx, uint16_t retries)
 {
-  int fn = peri__open_call(L, rt, at);
-  uint16_t retries =
-      peri_unlikely(fn != at) ? check_retries(L, rt, at) : (uint16_t)0;
-  int n = lua_gettop(L) - fn + 1, idx = fn + n;
-  peri__executor *executor = ((handle *)lua_touserdata(L, 1))->executor;
+  int top = lua_gettop(L), n = top - fn + 1, idx = top + 1;
   check_takes_jobs(L, rt, executor);
+  attach(L, rt, executor->pool);
   peri__check_stack(L, LUA_MINSTACK);
   lua_getiuservalue(L, 1, 1); /* the executor, at idx */
-  peri__message *message = push_message(L, idx);
-  peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
-  peri__executor_anchor(L, executor, idx);
-  push_future(L, rt, executor, loop_idx)->job.retries = retries;
-  hand_over(L, rt, executor, idx);
-  lua_pushvalue(L, idx + 1);
-  lua_setiuservalue(L, idx, SPARE);
+  lua_getiuservalue(L, idx, FUTURES);
+  peri__job_future *future = push_future(L, rt, executor, loop_idx);
+  future->job.retries = retries;
+  put_in_place(L, executor, future, idx);
+  if (peri_unlikely(!executor->anchored ||
+                    !peri__job_put_call(L, rt, &future->job, fn, n)))
+    encode_any(L, rt, executor, idx, fn, n);
+  take_place(executor);
+  hand_over(L, rt, executor, future, idx + 1);
   return 1;
+}
+
+/* The same, or a call table at fn. */
+static int submit_any(lua_State *L, peri_runtime *rt, peri__executor *executor,
+                      int fn, int loop_idx)
+{
+  int first = peri__open_call(L, rt, fn);
+  uint16_t retries =
+      peri_unlikely(first != fn) ? check_retries(L, rt, fn) : (uint16_t)0;
+  return submit(L, rt, executor, first, loop_idx, retries);
 }
 
 static int submitted_k(lua_State *L, int status, lua_KContext ctx)
@@ -633,27 +699,28 @@ static bool is_full(const peri__executor *executor)
 static int l_submit(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  handle *this = check_handle(L, rt);
-  if (peri_unlikely(is_full(this->executor)))
+  peri__executor *executor = check_handle(L, rt)->executor;
+  if (peri_unlikely(is_full(executor)))
     return submit_later(L);
-  return submit(L, rt, 2, 0);
+  if (peri_likely(lua_type(L, 2) == LUA_TFUNCTION))
+    return submit(L, rt, executor, 2, 0, 0);
+  return submit_any(L, rt, executor, 2, 0);
 }
 
 /* executor:_submit_now(fn, ...) -> future: whether there is room or not */
 static int l_submit_now(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  check_handle(L, rt);
-  return submit(L, rt, 2, 0);
+  return submit_any(L, rt, check_handle(L, rt)->executor, 2, 0);
 }
 
 /* submit_for(executor, loop, fn, ...) -> future of the loop */
 static int l_submit_for(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  check_handle(L, rt);
+  peri__executor *executor = check_handle(L, rt)->executor;
   peri__check_loop(L, rt, 2);
-  return submit(L, rt, 3, 2);
+  return submit_any(L, rt, executor, 3, 2);
 }
 
 /* -- Ending ----------------------------------------------------------------- */
@@ -734,6 +801,9 @@ static int l_join(lua_State *L)
 static int l_handle_gc(lua_State *L)
 {
   handle *this = lua_touserdata(L, 1);
+  peri_runtime *rt = peri_of(L);
+  if (rt != NULL && rt->last_executor == this)
+    rt->last_executor = NULL;
   close_executor(this->executor);
   return 0;
 }

@@ -134,6 +134,12 @@ static uint64_t longest_spin(lua_State *L, int table)
   return longest;
 }
 
+/* Something was posted, or a delivery stands in the ready queue. */
+static bool has_news(peri_runtime *rt)
+{
+  return atomic_load(&rt->attention) != 0 || peri__has_work(rt);
+}
+
 /* rt->spin */
 static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
 {
@@ -144,13 +150,15 @@ static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
   uint64_t longest = longest_spin(L, top + 1), begin = uv_hrtime();
   if (delay > 0 && (uint64_t)delay < longest)
     longest = (uint64_t)delay;
+  atomic_store(&rt->spins, true);
   do {
     each_executor(L, top + 1, poll_one);
-    for (int i = 0; i < LOOKS && atomic_load(&rt->attention) == 0; i++)
+    for (int i = 0; i < LOOKS && !has_news(rt); i++)
       peri__relax();
-  } while (atomic_load(&rt->attention) == 0 && uv_hrtime() - begin < longest);
+  } while (!has_news(rt) && uv_hrtime() - begin < longest);
+  atomic_store(&rt->spins, false);
   lua_settop(L, top);
-  return atomic_load(&rt->attention) != 0;
+  return has_news(rt);
 }
 
 void peri__executors_open(lua_State *L, peri_runtime *rt)

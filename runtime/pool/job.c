@@ -16,11 +16,6 @@ void peri__job_init(peri__job *job, peri__home *home)
   job->home = home;
 }
 
-static char *room_of(peri__job *job, const peri__message *where)
-{
-  return where == &job->in ? job->in_room : job->out_room;
-}
-
 /* What does not stand in the job itself is freed. */
 static void drop(peri__job *job, peri__message *message)
 {
@@ -28,15 +23,31 @@ static void drop(peri__job *job, peri__message *message)
     peri__chunk_unref(message->chunks[i]);
   if (message->chunks != &job->chunk_room)
     free(message->chunks);
-  if (message->bytes.data != room_of(job, message))
+  if (message->bytes.data != job->room)
     peri__buffer_fini(&message->bytes);
   *message = (peri__message){0};
 }
 
+/* Whether all it has but text stands in it, and is that of peri__job_put_call. */
+static inline bool is_plain(const peri__job *job)
+{
+  const char *in = job->in.bytes.data, *out = job->out.bytes.data;
+  return job->in.chunks == &job->chunk_room && job->in.chunk_count == 1 &&
+         job->out.chunks == NULL && (in == job->room || in == NULL) &&
+         (out == job->room || out == NULL);
+}
+
 void peri__job_fini(peri__job *job)
 {
-  drop(job, &job->in);
-  drop(job, &job->out);
+  if (peri_likely(is_plain(job))) {
+    peri__chunk_unref(job->chunk_room);
+    job->in = job->out = (peri__message){0};
+  } else {
+    drop(job, &job->in);
+    drop(job, &job->out);
+  }
+  if (peri_likely(job->text == NULL))
+    return;
   free(job->text);
   job->text = NULL;
 }
@@ -56,11 +67,12 @@ void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
     *message = (peri__message){0};
     return;
   }
-  char *room = room_of(job, where);
   size_t length = message->bytes.length;
-  memcpy(room, message->bytes.data, length);
+  if (where == &job->out && job->in.bytes.data == job->room)
+    job->in.bytes = (peri__buffer){0};
+  memcpy(job->room, message->bytes.data, length);
   where->bytes = (peri__buffer){
-      .data = room, .length = length, .capacity = PERI__JOB_ROOM};
+      .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
   message->bytes.length = 0;
   if (message->chunk_count == 0)
     return;

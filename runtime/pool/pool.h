@@ -40,7 +40,10 @@ typedef enum peri__job_state {
   PERI__JOB_DONE
 } peri__job_state;
 
-enum { PERI__JOB_ROOM = 48 };
+enum {
+  PERI__JOB_ROOM = 48,
+  PERI__LINE = 64 /* bytes that a processor takes from another one at once */
+};
 
 typedef struct peri__home peri__home;
 
@@ -55,18 +58,48 @@ typedef struct peri__job {
   char *text;            /* malloc's */
   struct peri__worker *worker; /* that runs it */
   peri__peer *peer; /* the home's, of the worker that did it; NULL: none */
-  /* For small messages. */
+  /* For small messages: in, and once there is one, out. */
   peri__chunk *chunk_room;
-  char in_room[PERI__JOB_ROOM], out_room[PERI__JOB_ROOM];
+  char room[PERI__JOB_ROOM];
 } peri__job;
 
 void peri__job_init(peri__job *job, peri__home *home);
 void peri__job_fini(peri__job *job);
 
-/* Moves a message into job->in or job->out: of a small one the content, of
- * others the memory. The message is empty afterwards. Does not fail. */
+/* Moves a message into job->in or, which may cost it the bytes of that,
+ * job->out: of a small one the content, of others the memory. The message is
+ * empty afterwards. Does not fail. */
 void peri__job_put(peri__job *job, peri__message *where,
                    peri__message *message);
+
+/* The same with n values, from index first on, into job->out, if they are few and
+ * without parts. False, and nothing is there: use encode. */
+static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
+                                        int n)
+{
+  if (job->in.bytes.data == job->room)
+    job->in.bytes = (peri__buffer){0};
+  size_t length = peri__encode_small(L, first, n, job->room, PERI__JOB_ROOM);
+  if (length > 0)
+    job->out.bytes = (peri__buffer){
+        .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
+  return length > 0;
+}
+
+/* The same with a function and its arguments, into job->in. */
+static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
+                                      peri__job *job, int first, int n)
+{
+  size_t length = peri__encode_small_call(L, rt, first, n, job->room,
+                                          PERI__JOB_ROOM, &job->chunk_room);
+  if (length == 0)
+    return false;
+  job->in.bytes = (peri__buffer){
+      .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
+  job->in.chunks = &job->chunk_room;
+  job->in.chunk_count = job->in.chunk_capacity = 1;
+  return true;
+}
 
 /* -- Where jobs come back to ----------------------------------------------- */
 
@@ -153,12 +186,14 @@ struct peri__pool {
   peri__home *home;
   peri__blocks *blocks; /* where messages to workers grow large, or NULL */
   uint64_t spin;        /* nanoseconds to look for news before one sleeps */
-  bool closed;
-  atomic_size_t pending; /* submitted jobs, until their futures know */
-  atomic_bool ended;     /* closed, and all workers gone */
+  atomic_bool ended;    /* closed, and all workers gone */
   /* Why it takes no jobs, to follow "the pool is broken" (", its initializer
    * failed: ..."), or NULL; the text lives as long as the pool. */
   _Atomic(const char *) broken;
+  /* The owner's alone, apart from what workers look at. */
+  char apart[PERI__LINE];
+  bool closed;
+  size_t pending; /* submitted jobs, until their futures know */
 };
 
 /* Push the modules perilune._pool and perilune._codec. Raise if the state has no

@@ -172,8 +172,7 @@ static int start_processes(process_pool *pool)
 {
   unsigned n = active(pool);
   int code = 0;
-  while (code == 0 && n < pool->options.max_workers &&
-         n < atomic_load(&pool->head.pending)) {
+  while (code == 0 && n < pool->options.max_workers && n < pool->head.pending) {
     code = start_process(pool);
     n += code == 0;
   }
@@ -437,7 +436,9 @@ void peri__process_lost(process *p)
   free_process(p);
   if (why != NULL)
     peri__process_pool_break(pool, why);
-  if (atomic_load(&pool->head.broken) == NULL) {
+  /* Not for jobs that are done, and whose futures do not know yet. */
+  if (atomic_load(&pool->head.broken) == NULL &&
+      !peri__list_empty(&pool->queue)) {
     int code = start_processes(pool);
     if (code < 0)
       fail_queue(pool, PERI__JOB_FAILED, uv_strerror(code));

@@ -314,7 +314,7 @@ static bool take_packet(process *p, const peri__packet *packet,
     peri__process_part(p);
     return peri__process_meet(p) == 0;
   case PERI__PACKET_IDLE:
-    if (atomic_load(&p->pool->head.pending) == 0)
+    if (p->pool->head.pending == 0)
       peri__blocks_trim(p->pool->head.blocks);
     return p->ready;
   case PERI__PACKET_BEGUN:

@@ -16,7 +16,9 @@
  * A sleeping worker is woken by a permit (`wakes`) that is counted out of
  * `sleepers` when it is given: many submits wake each sleeper once. A worker
  * that goes to sleep counts itself first and then looks at the inbox; whoever
- * submits does it the other way round: one of the two sees the other.
+ * submits does it the other way round: one of the two sees the other. The first
+ * job in an empty inbox is left to a worker that is awake (linger), if there is
+ * one: that looks once more before it sleeps.
  *
  * The threads block all signals that are sent to the process: those belong to
  * the owner's loops, or the host.
@@ -30,7 +32,7 @@
 
 #include "pool/worker.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 32, STREAK = 16 };
+enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 64 };
 
 typedef struct thread_pool thread_pool;
 
@@ -58,12 +60,16 @@ struct thread_pool {
   bool signalled;  /* has sent its signal */
   char *broken;    /* what head.broken points to, unless that is static */
 
+  char apart[PERI__LINE];
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
+  char apart_too[PERI__LINE];
   /* Written with the mutex. */
   atomic_uint sleepers; /* who were given no permit */
   atomic_bool closing;
   atomic_uint started;
+  atomic_uint awake; /* who have no job, and look at the inbox without a lock */
 
+  char apart_again[PERI__LINE];
   uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
   uv_cond_t wake;   /* there is a permit, or the pool was closed */
   peri__thread **threads;
@@ -212,26 +218,48 @@ static peri__job *next_of_mine(peri__thread *thread)
   return job;
 }
 
+/* The worker's. */
+static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
+{
+  peri__thread *thread =
+      (peri__thread *)((char *)worker - offsetof(peri__thread, worker));
+  peri__job *job = next_of_mine(thread);
+  if (job == NULL)
+    return NULL;
+  peri__job_done(done);
+  thread->streak++;
+  return job;
+}
+
 static bool has_news(thread_pool *pool)
 {
   return atomic_load_explicit(&pool->inbox, memory_order_relaxed) != NULL;
 }
 
-/* When short jobs come one after the other, to let other threads run for a
- * moment costs less than to sleep and be woken, on either side. */
+static bool has_reason(thread_pool *pool)
+{
+  return has_news(pool) || atomic_load(&pool->closing);
+}
+
+/* Looks for news for some time: of a pool that spins as long as that says; else
+ * while short jobs come one after the other, when to let other threads run for
+ * a moment costs less than to sleep and be woken, on either side. */
 static void linger(thread_pool *pool, peri__thread *thread)
 {
-  if (pool->head.spin > 0) {
-    uint64_t begin = uv_hrtime();
-    while (!has_news(pool) && !atomic_load(&pool->closing) &&
-           uv_hrtime() - begin < pool->head.spin)
-      peri__relax();
+  uint64_t spin = pool->head.spin, begin;
+  if (spin == 0 && thread->streak < STREAK)
     return;
+  atomic_fetch_add(&pool->awake, 1);
+  if (spin == 0) {
+    for (int i = 0; i < LINGER && !has_reason(pool); i++)
+      sched_yield();
+  } else {
+    begin = uv_hrtime();
+    while (!has_reason(pool) && uv_hrtime() - begin < spin)
+      for (int i = 0; i < LOOKS && !has_reason(pool); i++)
+        peri__relax();
   }
-  if (thread->streak < STREAK)
-    return;
-  for (int i = 0; i < LINGER && !has_news(pool); i++)
-    sched_yield();
+  atomic_fetch_sub(&pool->awake, 1);
 }
 
 /* Waits for the next job. NULL: there will be none. */
@@ -326,7 +354,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
                    ? -1
                    : peri__worker_open(worker, &text);
   if (status == 0) {
-    peri__worker_run(worker, job);
+    job = peri__worker_run(worker, job);
   } else if (status > 0) {
     job->outcome = PERI__JOB_FAILED;
     job->text = text;
@@ -456,6 +484,7 @@ static peri__thread *thread_new(thread_pool *pool)
   thread->worker.setup = &pool->setup;
   thread->worker.guard = &thread->mutex;
   thread->worker.send = send_to_owner;
+  thread->worker.next = next_of_worker;
   thread->peer =
       (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
   peri__home_init(&thread->home, NULL, read_notes, thread);
@@ -599,7 +628,7 @@ static int see_to_it(thread_pool *pool, peri__job *job)
     pool->wakes++;
     uv_cond_signal(&pool->wake);
   } else if (pool->started < pool->max_workers &&
-             pool->started < atomic_load(&pool->head.pending)) {
+             pool->started < pool->head.pending) {
     status = start_thread(pool);
     if (status != 0 && pool->started == 0)
       unqueue(pool, job);
@@ -619,6 +648,8 @@ static int submit(peri__pool *head, peri__job *job)
   do
     job->node.link.next = (peri_list *)first;
   while (!atomic_compare_exchange_weak(&pool->inbox, &first, &job->node));
+  if (first == NULL && atomic_load(&pool->awake) > 0)
+    return 0;
   if (atomic_load(&pool->sleepers) == 0 && pool->started >= pool->max_workers)
     return 0;
   return see_to_it(pool, job);

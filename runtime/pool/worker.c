@@ -5,7 +5,8 @@
  * which are cancelled and waited for when it ends. A run of that loop is open
  * for as long as the worker is. Most jobs do not wait: their one step is made
  * directly, and when it has ended them and left nothing behind, the loop need
- * not turn. The record of a task that no script has seen is used again.
+ * not turn. The record of a task that no script has seen is used again; while
+ * there are jobs at hand, in the same step and coroutine.
  *
  * The task decodes the message, calls the function and encodes its results, so
  * that an error on the way is the job's error. Errors are encoded outside of it.
@@ -23,7 +24,8 @@ enum { SERVE = 1, BODY, LOOP, TASK, SLOTS = TASK };
 
 enum { JOB = 1 };
 
-/* The values become the job's message out. */
+/* The values become the job's message out. Its message in has been read, and
+ * its memory, if it is this process's, is the best there is for the answer. */
 static void encode(lua_State *L, peri__job *job, int first, int n,
                    peri__message_kind kind)
 {
@@ -31,6 +33,9 @@ static void encode(lua_State *L, peri__job *job, int first, int n,
   peri__message_clear(message);
   if (job->worker->blocks != NULL)
     peri__buffer_use(&message->bytes, job->worker->blocks);
+  else if (job->home != NULL && job->in.bytes.data != job->room)
+    peri__buffer_swap(&message->bytes, &job->in.bytes);
+  message->bytes.length = 0;
   peri__encode(L, peri__rt(L), first, n, kind, true, message);
   lua_pop(L, 1);
   peri__job_put(job, &job->out, message);
@@ -39,22 +44,51 @@ static void encode(lua_State *L, peri__job *job, int first, int n,
 static int encode_results(lua_State *L, int status, lua_KContext context)
 {
   peri__job *job = (peri__job *)context;
+  int n = lua_gettop(L) - JOB;
   (void)status;
-  encode(L, job, JOB + 1, lua_gettop(L) - JOB, PERI__MESSAGE_RESULTS);
+  if (peri_unlikely(!peri__job_put_values(L, job, JOB + 1, n)))
+    encode(L, job, JOB + 1, n, PERI__MESSAGE_RESULTS);
   job->outcome = PERI__JOB_RETURNED;
   return 0;
 }
 
-/* [job] -> calls its function; the results go into job->out. */
+static inline void begin(peri__worker *worker, peri__job *job)
+{
+  job->outcome = PERI__JOB_FAILED;
+  job->worker = worker;
+  worker->job = job;
+}
+
+/* The next job, if the task can do that one too. */
+static peri__job *next_job(lua_State *L, peri_runtime *rt, peri__worker *worker,
+                           peri__job *done)
+{
+  if (worker->next == NULL || rt->run != &rt->main || !peri__task_follow(L, rt))
+    return NULL;
+  peri__job *job = worker->next(worker, done);
+  if (job == NULL)
+    return NULL;
+  begin(worker, job);
+  lua_settop(L, JOB);
+  return job;
+}
+
+/* [job] -> calls its function; the results go into job->out. The same for more
+ * jobs. */
 static int job_body(lua_State *L)
 {
   peri__job *job = lua_touserdata(L, JOB);
   peri_runtime *rt = peri__rt(L);
-  if (peri_unlikely(atomic_load(&job->worker->asked)))
-    return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
-  int n = peri__decode(L, rt, &job->in, &job->worker->peer);
-  lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
-  return encode_results(L, LUA_OK, (lua_KContext)job);
+  peri__worker *worker = job->worker;
+  do {
+    if (peri_unlikely(
+            atomic_load_explicit(&worker->asked, memory_order_relaxed)))
+      return peri__throw_sentinel(L, rt, PERI_SENTINEL_INTERRUPT);
+    int n = peri__decode(L, rt, &job->in, &worker->peer);
+    lua_callk(L, n - 1, LUA_MULTRET, (lua_KContext)job, encode_results);
+    encode_results(L, LUA_OK, (lua_KContext)job);
+  } while ((job = next_job(L, rt, worker, job)) != NULL);
+  return 0;
 }
 
 /* -- When it has failed ---------------------------------------------------- */
@@ -207,7 +241,7 @@ static int serve(lua_State *L)
 {
   enum { BODY_AT = 1, LOOP_AT, TASK_AT, JOB_AT, FUNCTION_AT };
   peri_runtime *rt = peri__rt(L);
-  peri__job *job = lua_touserdata(L, JOB_AT);
+  peri__worker *worker = ((peri__job *)lua_touserdata(L, JOB_AT))->worker;
   peri_loop *loop = lua_touserdata(L, LOOP_AT);
   peri__check_stack(L, PERI_ROOM);
   lua_pushvalue(L, BODY_AT);
@@ -227,10 +261,10 @@ static int serve(lua_State *L)
     peri__loop_ready(loop, &task->node);
   if (peri_likely(has_ended(rt, loop, task))) {
     if (peri_unlikely(task->future.state != PERI_FINISHED))
-      send_failure(L, rt, job, TASK_AT);
+      send_failure(L, rt, worker->job, TASK_AT);
   } else {
     drive(L, rt, TASK_AT);
-    conclude(L, rt, job, TASK_AT);
+    conclude(L, rt, worker->job, TASK_AT);
     if (loop->tasks != NULL)
       end_leftovers(L, rt, LOOP_AT);
   }
@@ -353,31 +387,35 @@ static void tell_error(lua_State *L, peri__job *job)
   job->outcome = PERI__JOB_FAILED;
 }
 
-void peri__worker_run(peri__worker *worker, peri__job *job)
+peri__job *peri__worker_run(peri__worker *worker, peri__job *job)
 {
   peri_runtime *rt = worker->rt;
   lua_State *L = peri_state(rt);
-  job->outcome = PERI__JOB_FAILED;
-  job->worker = worker;
+  begin(worker, job);
   for (int slot = SERVE; slot <= SLOTS; slot++)
     lua_pushvalue(L, slot);
   lua_pushlightuserdata(L, job);
   int status = lua_pcall(L, SLOTS, 1, 0);
+  job = worker->job;
   if (peri_likely(status == LUA_OK && rt->abort == PERI_SENTINEL_NONE &&
                   rt->run == &rt->main && job->text == NULL)) {
     lua_replace(L, TASK);
-    return;
+    return job;
   }
   if (status != LUA_OK)
     tell_error(L, job);
   peri__worker_close(worker);
+  return job;
 }
 
 /* Runs the initializer, as a job. */
 static void run_initializer(peri__worker *worker, peri__job *job)
 {
+  peri__job *(*next)(peri__worker *, peri__job *) = worker->next;
+  worker->next = NULL;
   job->in = worker->setup->initializer; /* lent: it is every worker's */
   peri__worker_run(worker, job);
+  worker->next = next;
   job->in = (peri__message){0};
   if (job->outcome == PERI__JOB_RAISED && worker->rt != NULL)
     call(worker->rt, describe_error, job);

@@ -22,7 +22,11 @@ typedef struct peri__worker {
    * one, so that another thread that has locked it can interrupt a job. */
   peri_runtime *rt;
   uv_mutex_t *guard;
-  atomic_bool asked;    /* the job is to end */
+  atomic_bool asked; /* the job is to end */
+  /* Leaves a job that has returned where it belongs, and gives another one,
+   * which has begun; NULL, and nothing is done: none can be had at once. */
+  peri__job *(*next)(struct peri__worker *worker, peri__job *done);
+  peri__job *job;       /* that runs */
   peri__message out;    /* results are encoded here */
   peri__blocks *blocks; /* where they grow large, or NULL */
   peri__peer peer;      /* the owner, as this state sees it */
@@ -36,8 +40,9 @@ void peri__worker_setup_fini(peri__worker_setup *setup);
  * wanted it; -1 with *text if the initializer failed. text is malloc's and may
  * be NULL. */
 int peri__worker_open(peri__worker *worker, char **text);
-/* Does the job: its outcome, and out or text, are there afterwards. */
-void peri__worker_run(peri__worker *worker, peri__job *job);
+/* Does the job, and those that `next` gives. Returns the last of them: its
+ * outcome, and out or text, are there. */
+peri__job *peri__worker_run(peri__worker *worker, peri__job *job);
 void peri__worker_close(peri__worker *worker);
 
 /* The job that has begun is to end: before it runs, or at its next wait. With the

@@ -20,8 +20,8 @@ local reasons <const> = {
   [200] = "OK", [301] = "Moved Permanently", [400] = "Bad Request", [403] = "Forbidden",
   [404] = "Not Found", [405] = "Method Not Allowed", [408] = "Request Timeout",
   [413] = "Content Too Large", [414] = "URI Too Long", [417] = "Expectation Failed",
-  [431] = "Request Header Fields Too Large", [501] = "Not Implemented",
-  [505] = "HTTP Version Not Supported",
+  [431] = "Request Header Fields Too Large", [500] = "Internal Server Error",
+  [501] = "Not Implemented", [505] = "HTTP Version Not Supported",
 }
 
 local types <const> = {
@@ -85,6 +85,9 @@ local function read_head(stream, line)
   local fields = read_fields(stream)
   if version ~= "1.0" and not fields.host or (fields.host or ""):find(",", 1, true) then
     refuse(400, "one Host is needed")
+  end
+  if version == "1.0" and fields["transfer-encoding"] then
+    refuse(400, "HTTP/1.0 has no Transfer-Encoding")
   end
   local connection = (fields.connection or ""):lower()
   local keep = version ~= "1.0" and not connection:find("close", 1, true)
@@ -157,9 +160,8 @@ local refusals <const> = {
 local function try(fn, ...)
   local ok, result = peri.pcall(fn, ...)
   if ok then return result end
-  local status = peri.OSError:is(result) and refusals[result.code]
-  if status then refuse(status) end
-  error(result, 0)
+  if not peri.OSError:is(result) then error(result, 0) end
+  refuse(refusals[result.code] or 500)
 end
 
 -- A link may lead out of the root.
@@ -187,6 +189,7 @@ end
 -- Answers ---------------------------------------------------------------------------
 
 local function write_head(stream, request, status, fields)
+  request.answered = true
   local lines = {
     ("HTTP/1.1 %d %s"):format(status, reasons[status]),
     "Date: " .. os.date "!%a, %d %b %Y %H:%M:%S GMT",
@@ -274,6 +277,8 @@ local function serve_one(stream)
     answer(stream, request)
   end)
   if ok then return request.keep end
+  -- Half of an answer cannot become another one.
+  if request.answered and peri.OSError:is(err) then return stream:abort() end
   -- The client has gone, or there was no more to come.
   if peri.OSError:is(err) and not peri.TimeoutError:is(err) or peri.EOFError:is(err) then
     return false
@@ -285,12 +290,18 @@ local function serve_one(stream)
   return request.keep
 end
 
+-- Whether the client has taken the answer, or most of it.
+local function is_taken(stream)
+  local ok, err = peri.pcall(stream.drain, stream, { timeout = IDLE })
+  if ok then return true end
+  if not peri.OSError:is(err) then error(err, 0) end
+  stream:abort()
+end
+
 local function serve(stream)
   stream:set_nodelay(true)
   stream:set_close_timeout(IDLE)
-  while serve_one(stream) do
-    stream:drain { timeout = IDLE }
-  end
+  repeat until not (serve_one(stream) and is_taken(stream))
 end
 
 root = fs.realpath(arg[1] or ".")

@@ -1,6 +1,7 @@
-/* Out of memory, as memory.c has it, in files, names and datagrams: the n-th
- * allocation fails, from when the libraries are loaded, and every byte comes
+/* Out of memory, as memory.c has it, in files, names, datagrams, processes and
+ * signals: the n-th allocation fails, from when the libraries are loaded, and every byte comes
  * back. (Jobs are malloc's; leaks of theirs are for the address sanitizer.) */
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -35,12 +36,14 @@ static void *allocate(void *ud, void *block, size_t old_size, size_t new_size)
 static const char load[] = "peri = require 'perilune'\n"
                            "fs = require 'perilune.fs'\n"
                            "net = require 'perilune.net'\n"
+                           "subprocess = require 'perilune.subprocess'\n"
+                           "signal = require 'perilune.signal'\n"
                            "local loop = peri.get_running_loop()\n"
                            "loop:set_exception_handler(function() end)\n"
                            "for _ in fs.scandir '/proc/self' do end\n"
                            "fs.open('/dev/null'):close()\n";
 
-static const char script[] =
+static const char files_script[] =
     "pcall(fs.read_file, '/none')\n"
     "fs.read_file '/proc/self/status'\n"
     "fs.write_file('/dev/null', 'text')\n"
@@ -68,8 +71,28 @@ static const char script[] =
     "local watch <close> = fs.watch '/'\n"
     "pcall(watch.next, watch, { timeout = 0 })\n";
 
+/* Nothing is left running, whatever fails. */
+static const char process_script[] =
+    "local dir <const> = os.getenv 'SPEC_DIRECTORY'\n"
+    "do local tree <close> = fs.watch(dir, { recursive = true })\n"
+    "  fs.write_file(dir .. '/sub/file', 'text', { atomic = true })\n"
+    "  pcall(tree.next, tree, { timeout = 0.01 }) end\n"
+    "fs.glob(dir .. '/**/f*')\n"
+    "for _ in fs.walk(dir) do end\n"
+    "do local process <close> = subprocess.create_subprocess_exec('cat',\n"
+    "  { stdin = subprocess.PIPE, stdout = subprocess.PIPE, env = { A = 'b' "
+    "},\n"
+    "    grace = 0, extra_groups = os.getenv 'SPEC_ROOT' and {} or nil })\n"
+    "  process:communicate 'text' end\n"
+    "do local file <close> = io.open '/dev/null'\n"
+    "  subprocess.run({ 'true' }, { pass_fds = { file }, capture = true }) "
+    "end\n"
+    "do local signals <close> = signal.stream { 'SIGUSR1', 'SIGUSR2' }\n"
+    "  signal.raise 'SIGUSR1'\n"
+    "  signals:get() end\n";
+
 /* Returns whether the point was reached. */
-static int point(long long n, int forever, int *outcomes)
+static int point(const char *script, long long n, int forever, int *outcomes)
 {
   allocator a = {.forever = forever};
   peri_options options;
@@ -104,13 +127,14 @@ static int count_descriptors(void)
   return count;
 }
 
-static void ramp(int forever)
+static void ramp(const char *script, int forever)
 {
   int outcomes[16] = {0};
   long long n = 1;
-  point(1, forever, outcomes); /* libuv's own descriptors come with it */
+  /* libuv's own descriptors come with it. */
+  point(script, 1, forever, outcomes);
   int before = count_descriptors();
-  while (point(n, forever, outcomes))
+  while (point(script, n, forever, outcomes))
     n++;
   CHECK(n > 50);
   CHECK_INT(before, count_descriptors());
@@ -119,15 +143,38 @@ static void ramp(int forever)
          outcomes[2]);
 }
 
-/* memory_io [N [FOREVER]] tries the one point again that a ramp stopped at. */
+static void make_directory(void)
+{
+  static char path[] = "/tmp/peri-XXXXXX";
+  CHECK(mkdtemp(path) != NULL);
+  CHECK_INT(0, setenv("SPEC_DIRECTORY", path, 1));
+  if (geteuid() == 0)
+    CHECK_INT(0, setenv("SPEC_ROOT", "1", 1));
+  char below[64];
+  snprintf(below, sizeof below, "%s/sub", path);
+  CHECK_INT(0, mkdir(below, 0700));
+}
+
+static void remove_directory(void)
+{
+  char command[64];
+  snprintf(command, sizeof command, "rm -r '%s'", getenv("SPEC_DIRECTORY"));
+  CHECK_INT(0, system(command));
+}
+
+/* memory_io [SCRIPT N [FOREVER]] tries the one point again that a ramp of script
+ * 1 or 2 stopped at. */
 int main(int argc, char **argv)
 {
+  const char *const scripts[] = {files_script, process_script};
   int outcomes[16] = {0};
-  if (argc > 1) {
-    point(atoll(argv[1]), argc > 2, outcomes);
-    return 0;
+  make_directory();
+  if (argc > 2) {
+    point(scripts[atoi(argv[1]) == 2], atoll(argv[2]), argc > 3, outcomes);
+  } else {
+    for (int i = 0; i < 4; i++)
+      ramp(scripts[i / 2], i % 2);
   }
-  ramp(0);
-  ramp(1);
+  remove_directory();
   return 0;
 }

@@ -4,6 +4,7 @@ local fs = require "perilune.fs"
 local net = require "perilune.net"
 local subprocess = require "perilune.subprocess"
 local example = require "support.example"
+local network = require "support.net"
 local support = require "support"
 
 local directory, server, port
@@ -121,6 +122,7 @@ describe("the example http.lua", function()
       [get("/", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n")] = 400,
       [get("/", "Content-Length: 1\r\nContent-Length: 2\r\n")] = 400,
       [get("/", "Content-Length: -1\r\n")] = 400,
+      ["GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] = 400,
       [get("/", "Transfer-Encoding: gzip, chunked\r\n")] = 501,
       [get("/", "Transfer-Encoding: chunked\r\n") .. "5x\r\n"] = 400,
       [get("/", "Transfer-Encoding: chunked\r\n") .. "1\r\nxy\r\n"] = 400,
@@ -132,6 +134,32 @@ describe("the example http.lua", function()
       assert.equal(request:sub(1, 60) .. status, request:sub(1, 60) .. statuses(request))
     end
     assert.equal("200", statuses(get "/")) -- it lives on
+  end)
+
+  it("ends the connection of a client that does not take its answer, in whose midst it says nothing else", function()
+    local size <const> = 20000000
+    local source = fs.read_file(example.directory .. "http.lua")
+    local hasty, count = source:gsub("IDLE <const> = 30", "IDLE <const> = 0.2")
+    assert.equal(1, count)
+    fs.write_file(directory .. "/www/big", ("z"):rep(size))
+    local process, at = example.start(support.file(hasty), directory .. "/www")
+    local function count_sockets()
+      local n, fds = 0, ("/proc/%d/fd"):format(process.pid)
+      for fd in fs.scandir(fds) do
+        local ok, target = pcall(fs.readlink, fds .. "/" .. fd)
+        if ok and target:find "^socket:" then n = n + 1 end
+      end
+      return n
+    end
+    local before = count_sockets()
+    local stream <close> = net.open_connection("127.0.0.1", at, { limit = 1000 })
+    stream:write(get "/big")
+    assert.equal("HTTP/1.1 200 OK\r\n", stream:readline())
+    network.eventually(function() return count_sockets() == before end)
+    local body = stream:read():match "\r\n\r\n(.*)$"
+    assert.is_true(#body < size)
+    assert.is_nil(body:find "[^z]")
+    assert.same({ "", 0 }, { example.stop(process) })
   end)
 
   it("answers what is under way when it is stopped, and lets the idle go", function()

@@ -33,7 +33,7 @@ end
 describe("open_connection", function()
   it("finds this machine by its names and addresses", function()
     local port, _ <close> = greeter("all", "")
-    for _, host in ipairs { "127.0.0.1", "localhost", "::1", "" } do
+    for _, host in ipairs { "127.0.0.1", "localhost", "", network.has_ipv6() and "::1" or nil } do
       local stream <close> = net.open_connection(host, port)
       assert.equal("all", stream:read())
     end
@@ -52,10 +52,13 @@ describe("open_connection", function()
 
   it("tells all errors where several addresses failed", function()
     local port = network.dead_port()
-    local err = fails("ECONNREFUSED", net.open_connection, "localhost", port)
-    assert.equal(2, #err.exceptions)
-    assert.equal(("connect: connection refused (localhost:%d)"):format(port), err.message)
-    assert.equal("localhost:" .. port, err.address)
+    local err
+    if network.has_ipv6() then
+      err = fails("ECONNREFUSED", net.open_connection, "localhost", port)
+      assert.equal(2, #err.exceptions)
+      assert.equal(("connect: connection refused (localhost:%d)"):format(port), err.message)
+      assert.equal("localhost:" .. port, err.address)
+    end
     local _ <close> = resolving({ "127.0.0.1", port }, { "255.255.255.255", port })
     err = fails("ECONNREFUSED", net.open_connection, "two.example", port)
     assert.equal(("connect: connection refused (127.0.0.1:%d); connect: network is unreachable (255.255.255.255:%d)")

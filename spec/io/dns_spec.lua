@@ -70,6 +70,7 @@ describe("net.getaddrinfo", function()
     for _, bad in ipairs {
       { "localhost", 65536 }, { "a\0b", "1" }, { "localhost", 1, { family = "x" } },
       { "localhost", 1, { type = "x" } }, { "localhost", 1, { famly = "inet" } },
+      { "127.0.0.1", 1, { timeout = 0 / 0 } },
     } do
       assert.is_true(peri.ValueError:is(select(2, pcall(net.getaddrinfo, table.unpack(bad)))))
     end

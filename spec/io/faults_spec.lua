@@ -105,7 +105,8 @@ describe("a connection", function()
   it("that is refused says where", function()
     local port = network.dead_port()
     fails("ECONNREFUSED", "connect", "127.0.0.1:" .. port, net.open_connection, "127.0.0.1", port)
-    fails("ECONNREFUSED", "connect", ("[::1]:%d"):format(port), net.open_connection, "::1", port)
+    fails(network.has_ipv6() and "ECONNREFUSED" or "EADDRNOTAVAIL", "connect", ("[::1]:%d"):format(port),
+      net.open_connection, "::1", port)
     local path = support.directory() .. "/none"
     fails("ENOENT", "connect", path, net.open_unix_connection, path)
     path = support.file "no socket"
@@ -163,6 +164,38 @@ describe("a connection", function()
     client:write(("x"):rep(10000000)) -- nobody reads it
     support.raises(peri.TimeoutError, "", client.drain, client, { timeout = 0.01 })
     client:abort()
+  end)
+
+  -- What there is against a peer that vanished: the kernel asks whether it is there.
+  it("has the kernel look for its peer as set_keepalive says", function()
+    local client, _, _ <close> = pair "tcp"
+    local _, port = client:getsockname()
+    local _, to = client:getpeername()
+    local line = ("^ *%%d+: %%x+:%04X %%x+:%04X %%x+ %%S+ (%%x+):(%%x+)"):format(port, to)
+    -- Which timer runs, and for how many seconds more.
+    local function timer()
+      local file <close> = io.open "/proc/net/tcp"
+      for text in (file and file:lines() or function() end) do
+        local kind, ticks = text:match(line)
+        if kind then return kind, tonumber(ticks, 16) / 100 end
+      end
+    end
+    if not timer() then return pending "the system does not tell timers" end
+    local KEEPALIVE <const> = "02"
+    local function keeps(least, most)
+      local kind, seconds = timer()
+      assert.equal(KEEPALIVE, kind)
+      assert.is_true(seconds > least and seconds <= most, tostring(seconds))
+    end
+    assert.not_equal(KEEPALIVE, (timer()))
+    client:set_keepalive(1000)
+    keeps(100, 1000)
+    client:set_keepalive(10000)
+    keeps(1000, 10000)
+    client:set_keepalive(false)
+    assert.not_equal(KEEPALIVE, (timer()))
+    client:set_keepalive()
+    keeps(1000, 10000) -- as it was set before
   end)
 
   it("from an address that is not ours says so", function()
@@ -367,17 +400,20 @@ end)
 
 describe("a program that does not exist", function()
   it("is named by the error", function()
+    -- A directory that one may not look into would be another error.
+    local env = { PATH = "/usr/bin:/bin" }
     for _, call in ipairs {
-      function() subprocess.create_subprocess_exec "no-such-program" end,
-      function() subprocess.create_subprocess_exec("no-such-program", { umask = 0 }) end,
-      function() subprocess.run { "no-such-program" } end,
-      function() subprocess.run("no-such-program", { capture = true }) end,
+      function() subprocess.create_subprocess_exec("no-such-program", { env = env }) end,
+      function() subprocess.create_subprocess_exec("no-such-program", { env = env, umask = 0 }) end,
+      function() subprocess.run({ "no-such-program" }, { env = env }) end,
+      function() subprocess.run("no-such-program", { env = env, capture = true }) end,
     } do
       local err = fails("ENOENT", "spawn", "no-such-program", call)
       assert.equal("OSError: spawn: no such file or directory (no-such-program)", tostring(err))
     end
     -- That is the shell's business.
-    assert.equal(127, subprocess.run("no-such-program", { shell = true, stderr = subprocess.DEVNULL }).returncode)
+    local done = subprocess.run("no-such-program", { env = env, shell = true, stderr = subprocess.DEVNULL })
+    assert.equal(127, done.returncode)
   end)
 end)
 

@@ -371,10 +371,38 @@ describe("File:truncate, sync and stat", function()
     file:sync { data_only = true }
     assert.same({ "file", 8 }, { file:stat().type, file:stat().size })
     fails("EINVAL", "truncate", file.truncate, file, -1)
+    local device <close> = fs.open("/dev/full", "w")
+    fails("EINVAL", "sync", device.sync, device)
   end)
 end)
 
 describe("File:close", function()
+  it("leaves nothing to be had, of what was read ahead either", function()
+    local path = put("a", "one\ntwo\nthree\n")
+    local file = fs.open(path)
+    assert.equal("one\n", file:readline())
+    local waits = peri.create_task(pcall, file.readline, file)
+    file:close()
+    assert.is_false((waits:await()))
+    local calls = {
+      read = { { file.read, file, 1 }, { file.read, file, 0 }, { file.read, file },
+        { file.readline, file }, { function() return file:lines() (file) end },
+        { file.pread, file, 1, 0 } },
+      write = { { file.write, file, "x" }, { file.write, file, "" }, { file.pwrite, file, "x", 0 } },
+      seek = { { file.seek, file }, { file.seek, file, "set", 0 } },
+      truncate = { { file.truncate, file, 0 } }, sync = { { file.sync, file } },
+      stat = { { file.stat, file } }, fileno = { { file.fileno, file } },
+    }
+    for syscall, list in pairs(calls) do
+      for _, call in ipairs(list) do
+        local err = fails("EBADF", syscall, table.unpack(call))
+        assert.equal(path, err.path)
+        assert.equal(9, err.errno)
+        assert.equal(("OSError: %s '%s': the file is closed"):format(syscall, path), tostring(err))
+      end
+    end
+  end)
+
   it("may be called again", function()
     local file = fs.open(put("a", ""))
     file:close()

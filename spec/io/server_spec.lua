@@ -107,15 +107,18 @@ describe("start_server", function()
   end)
 
   it("listens on one port of all interfaces, and on several hosts", function()
+    local six = network.has_ipv6()
+    local least = six and 0 or 1
     for _, host in ipairs { "", { "127.0.0.1", "::1", "localhost", "127.0.0.2" } } do
       local server <close> = net.start_server(function(stream) stream:write "x" end, host, 0)
       local sockets = server.sockets
-      assert.equal(type(host) == "table" and 3 or 2, #sockets)
+      local most = type(host) == "table" and 3 or 2
+      assert.is_true(#sockets <= most and #sockets >= most - least)
       for _, socket in ipairs(sockets) do
         assert.equal(port_of(server), select(2, socket:getsockname()))
         assert.is_true(socket:fileno() > 2)
       end
-      for _, to in ipairs { "127.0.0.1", "::1", "127.0.0.2" } do
+      for _, to in ipairs { "127.0.0.1", "127.0.0.2", six and "::1" or nil } do
         local stream <close> = net.open_connection(to, port_of(server))
         assert.equal("x", stream:read())
       end
@@ -372,13 +375,19 @@ describe("a loop", function()
     assert.same(before, support.descriptors())
   end))
 
-  it("refuses streams of another one", support.top_level(function()
+  it("refuses streams and servers of another one", support.top_level(function()
     local runner <close> = peri.Runner()
-    local stream = runner:run(function()
+    local stream, server = runner:run(function()
       local server = net.start_server(function(s) s:read(1) end, "127.0.0.1", 0)
-      return connect(server)
+      return connect(server), server
     end)
     peri.run(function()
+      for method, named in pairs {
+        wait_closed = "wait_closed", start_serving = "start_serving", serve_forever = "start_serving",
+      } do
+        raises(peri.RuntimeError, ("Server.%s: the server belongs to another loop than the running one")
+          :format(named), server[method], server)
+      end
       raises(peri.RuntimeError, "Stream.read: the stream belongs to another loop than the running one",
         stream.read, stream, 1)
     end)
@@ -414,8 +423,12 @@ describe("a server without descriptors", function()
       local peri = require "perilune"
       local net = require "perilune.net"
       local log = require "perilune.log"
-      local lines = {}
-      log.set_handler(function(_, text) lines[#lines + 1] = text end)
+      local lines, polls = {}, 0
+      log.set_handler(function(_, text)
+        if text:find "^poll" then polls = polls + 1 else lines[#lines + 1] = text end
+      end)
+      local loop = require "perilune".get_running_loop()
+      loop.slow_callback_duration = math.huge
       local server = net.start_server(function(stream)
         stream:write("hello")
         stream:read(1)
@@ -435,9 +448,13 @@ describe("a server without descriptors", function()
       print(first:read(5))
       -- One descriptor is left for the client: none for the server.
       local second = net.open_connection("127.0.0.1", port)
-      local start = os.clock()
+      -- Debug mode tells each look at the kernel.
+      log.set_level "DEBUG"
+      loop:set_debug(true)
       print(pcall(second.read, second, 5, { timeout = 0.3 }))
-      print("idle", os.clock() - start < 0.2)
+      loop:set_debug(false)
+      log.set_level "WARNING"
+      print("idle", polls > 0 and polls < 50 or polls)
       print(#lines, lines[1]:match "[^\n]+")
       print(lines[1]:match "OSError[^\n]+")
       -- A connection ends: its descriptor serves the next.

@@ -140,6 +140,11 @@ describe("perilune.signal", function()
     local ok, err = pcall(signal.kill, process.pid, "SIGUSR1")
     assert.is_false(ok)
     assert.equal("ESRCH", err.code)
+    -- Cut down to 32 bits these would be 0 and -1: groups of processes, or all.
+    for _, pid in ipairs { math.mininteger, math.maxinteger, 1 << 32 } do
+      support.raises(peri.ValueError, ("bad argument #1 to 'kill' (%d is no process)"):format(pid),
+        signal.kill, pid, 0)
+    end
     assert.equal("Hangup", signal.strsignal "SIGHUP")
   end)
 end)

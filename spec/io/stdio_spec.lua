@@ -154,6 +154,23 @@ describe("perilune.stdio", function()
     assert.equal(1, status)
   end)
 
+  it("gives up a drain that is cancelled, or late, and loses nothing", function()
+    local out, err = script([[
+      stdio.stdout:write(("x"):rep(4000000))
+      local task = peri.create_task(stdio.stdout.drain, stdio.stdout)
+      for _ = 1, 3 do peri.sleep(0) end
+      task:cancel()
+      io.stderr:write(tostring(peri.iscancel(select(2, pcall(task.await, task)))))
+      local ok, err = pcall(stdio.stdout.drain, stdio.stdout, { timeout = 0.01 })
+      io.stderr:write(" ", tostring(peri.TimeoutError:is(err)))
+      go()
+      stdio.stdout:write "end"
+      stdio.stdout:drain()
+    ]], nil, "| { WAIT; wc -c; }")
+    assert.equal("true true", err)
+    assert.equal(4000003, tonumber(out))
+  end)
+
   it("gives up a read that is cancelled, and loses nothing", function()
     local out, err = script([[
       local ok, err = pcall(stdio.stdin.readline, stdio.stdin, { timeout = 0.02 })

@@ -124,9 +124,16 @@ for _, watch in ipairs { "pidfd", "thread" } do
       process:kill()
       process = exec("sleep", "30")
       process:send_signal(1)
+      process:terminate()
+      process:kill()
       assert.equal(-1, process:wait())
       support.raises(peri.ValueError, "bad argument #1 to 'Process.send_signal' (\"SIGFOO\" is no signal)",
         process.send_signal, process, "SIGFOO")
+      -- Not cut down to a number that is one.
+      for _, number in ipairs { -1, 65, 1 << 32 | 9, math.mininteger } do
+        support.raises(peri.ValueError, ("bad argument #1 to 'Process.send_signal' (%d is no signal)")
+          :format(number), process.send_signal, process, number)
+      end
     end)
 
     it("kills a child that ignores SIGTERM after its grace", function()
@@ -347,7 +354,7 @@ describe("perilune.subprocess", function()
 
   it("tells what cannot be run, at the call, and leaves nothing", function()
     fails("ENOENT", "/nonexistent/program", exec, "/nonexistent/program")
-    fails("ENOENT", "no-such-program", exec, "no-such-program")
+    fails("ENOENT", "no-such-program", exec, "no-such-program", { env = { PATH = "/usr/bin:/bin" } })
     fails("ENOENT", "", exec, "")
     fails("EACCES", "/tmp", exec, "/tmp", { stdin = PIPE, stdout = PIPE, stderr = PIPE })
     fails("ENOENT", "/nonexistent", exec, "true", { cwd = "/nonexistent" })
@@ -367,6 +374,13 @@ describe("perilune.subprocess", function()
     support.raises(peri.ValueError, "cwd has a zero byte inside", exec, "echo", { cwd = "a\0b" })
     support.raises(peri.ValueError, "bad argument #2 to 'create_subprocess_exec' (stdin: -2 is no descriptor)",
       exec, "echo", { stdin = STDOUT })
+    for _, which in ipairs { "stdin", "stdout", "pass_fds" } do -- not cut down to one that is
+      for _, fd in ipairs { 1 << 32, math.maxinteger } do
+        support.raises(peri.ValueError, ("bad argument #2 to 'create_subprocess_exec' "
+          .. "(%s: %d is no descriptor)"):format(which, fd),
+          exec, "true", { [which] = which == "pass_fds" and { fd } or fd })
+      end
+    end
     support.raises(peri.TypeError, "bad argument #2 to 'create_subprocess_exec' "
       .. "(stdout: PIPE, DEVNULL, descriptor, open file or stream expected, got string)",
       exec, "echo", { stdout = "file" })

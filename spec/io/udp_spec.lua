@@ -1,5 +1,6 @@
 local peri = require "perilune"
 local net = require "perilune.net"
+local network = require "support.net"
 local support = require "support"
 local raises, spin = support.raises, support.spin
 
@@ -41,8 +42,9 @@ describe("net.create_datagram_endpoint", function()
 
   it("binds to any port where nothing is said", function()
     local socket <close> = net.create_datagram_endpoint()
-    local other <close> = net.create_datagram_endpoint { family = "inet6" }
     assert.equal("0.0.0.0", (socket:getsockname()))
+    if not network.has_ipv6() then return end
+    local other <close> = net.create_datagram_endpoint { family = "inet6" }
     assert.equal("::", (other:getsockname()))
   end)
 
@@ -98,6 +100,7 @@ describe("datagrams", function()
   end)
 
   it("go over IPv6", function()
+    if not network.has_ipv6() then return pending "no IPv6" end
     local server, client, _ <close> = pair { local_addr = { "::1", 0 } }
     client:send "six"
     local data, host = server:recv()

@@ -114,7 +114,6 @@ describe("fs.watch", function()
     local out = support.run_code([[
       local peri = require "perilune"
       local fs = require "perilune.fs"
-local subprocess = require "perilune.subprocess"
       local ok, err = pcall(peri.run, function()
         WATCH = fs.watch(arg[1])
         peri.Future():await()
@@ -130,12 +129,31 @@ local subprocess = require "perilune.subprocess"
     support.collect()
     local child = support.run_code([[
       local fs = require "perilune.fs"
-local subprocess = require "perilune.subprocess"
       WATCH = fs.watch(arg[1])
       print "made"
     ]], dir)
     assert.equal("made\n", child)
     assert.is_false(loop:is_closed())
+  end)
+
+  it("is closed for finalizers that run after its own", function()
+    local problems = {}
+    -- Finalizers run in the reverse order of making.
+    local function drop(options)
+      local holder = setmetatable({}, { __gc = function(self)
+        for _, use in ipairs {
+          function(w) w:next() end, function(w) w:close() end, function(w) return w.dropped end,
+        } do
+          problems[#problems + 1] = tostring(select(2, pcall(use, self.watch)))
+        end
+      end })
+      holder.watch = fs.watch(dir, options)
+    end
+    drop {}
+    drop { recursive = true }
+    support.collect()
+    assert.equal(6, #problems)
+    for _, problem in ipairs(problems) do assert.truthy(problem:find "Watch expected") end
   end)
 
   it("is reported in debug mode if it was never closed", function()
@@ -240,6 +258,76 @@ describe("fs.watch of a tree", function()
     end
     fs.write_file(at "d3/in/below/x", "x")
     assert.is_true(wait_for(watch, "rename", "d3/in/below/x"))
+  end)
+
+  -- Directories that come while the events have no room.
+  it("watches all there is after a gap", function()
+    fs.mkdirp(at "old/gone")
+    local watch <close> = fs.watch(dir, { recursive = true, limit = 2 })
+    -- All of them are read from the kernel in one look.
+    lfs.rmdir(at "old/gone")
+    for i = 1, 5 do
+      lfs.mkdir(at(i))
+      lfs.mkdir(at(i .. "/below"))
+    end
+    os.rename(at "old", at "moved")
+    local kind, missing
+    repeat kind, missing = watch:next() until kind == "overflow"
+    assert.is_true(missing > 0)
+    for _, name in ipairs { "5/below/x", "5/x", "moved/x" } do
+      fs.write_file(at(name), "")
+      assert.is_true(wait_for(watch, "rename", name))
+    end
+    fs.mkdir(at "moved/gone")
+    assert.is_true(wait_for(watch, "rename", "moved/gone"))
+  end)
+
+  it("watches all there is after a gap, though tasks are cancelled wherever they stand", function()
+    local watch <close> = fs.watch(dir, { recursive = true, limit = 1 })
+    for i = 1, 4 do
+      lfs.mkdir(at(i))
+      lfs.mkdir(at(i .. "/below"))
+    end
+    local gap, rounds = false, 0
+    while not gap do
+      rounds = rounds + 1
+      assert.is_true(rounds < 100000)
+      local task = peri.create_task(function()
+        repeat until watch:next() == "overflow"
+        gap = true
+      end)
+      spin(rounds)
+      task:cancel()
+      pcall(task.await, task)
+    end
+    fs.write_file(at "4/below/x", "")
+    assert.is_true(wait_for(watch, "rename", "4/below/x"))
+  end)
+
+  -- A user namespace has limits of its own.
+  it("says when the system has no more watches, and goes on with those it has", function()
+    if not support.has_program "unshare" then return pending "no unshare" end
+    fs.mkdirp(at "tree/a")
+    fs.mkdir(at "tree/b")
+    local script = support.file(([[
+      local fs = require "perilune.fs"
+      local tree = %q
+      local ok, err = pcall(fs.watch, tree, { recursive = true })
+      print(ok, err.code, err.syscall, err.path == tree .. "/a" or err.path == tree .. "/b")
+      fs.rmdir(tree .. "/b")
+      local watch <close> = fs.watch(tree, { recursive = true })
+      fs.mkdir(tree .. "/c")
+      print(watch:next())
+      print(watch:next())
+      fs.write_file(tree .. "/a/x", "")
+      print(watch:next())
+    ]]):format(at "tree"))
+    local done = subprocess.run({ "unshare", "-Ur", "sh", "-c",
+      'echo 2 2>/dev/null >/proc/sys/user/max_inotify_watches || exit 9; exec "$0" "$1"',
+      support.program, script }, { capture = true, stdin = subprocess.DEVNULL })
+    if done.returncode == 9 or done.stderr:find "^unshare:" then return pending "no user namespace" end
+    assert.same({ "false\tENOSPC\twatch\ttrue\nrename\tc\nerror\tENOSPC\tc\nrename\ta/x\n", "" },
+      { done.stdout, done.stderr })
   end)
 
   it("says where it may not look, and goes on", function()

@@ -118,7 +118,8 @@ end }
 
 -- What is described as a class, but is none; and what scripts do not see.
 local shapes = {
-  Awaitable = true, Closable = true, RunnerOptions = true, ThreadPoolOptions = true, ServerSocket = true, TaskOptions = true,
+  Awaitable = true, Closable = true, RunnerOptions = true, ThreadPoolOptions = true, ServerSocket = true,
+  TaskOptions = true,
   Stat = true, TaskSnapshot = true,
 }
 local private = { RawMode = true, Session = true, ["completion.World"] = true }

@@ -591,6 +591,14 @@ describe("a process pool without descriptors", function()
 end)
 
 describe("the owner of worker processes", function()
+  it("that ends with jobs outstanding has them done, and starts no worker for it", function()
+    local out, err, status = support.run_code [[
+      local executor = require "perilune.futures".ProcessPoolExecutor { max_workers = 2 }
+      executor:submit(print, "done")
+    ]]
+    assert.same({ "done\n", "", 0 }, { out, err, status })
+  end)
+
   -- A script whose workers are busy for ever, and the pids of those.
   local function start_owner()
     local directory = support.directory()

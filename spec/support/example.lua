@@ -7,11 +7,13 @@ local example = {}
 example.directory =
   debug.getinfo(1, "S").source:match "^@(.*)spec/support/[^/]*$" .. "scripts/examples/"
 
----Starts an example; returns its process, and the port it says it listens on. Ended
----by Ctrl-C it must have nothing to complain about: `example.stop`.
+---Starts an example, by its name or from another file; returns its process, and the
+---port it says it listens on. Ended by Ctrl-C it must have nothing to complain about:
+---`example.stop`.
 ---@async
 function example.start(name, ...)
-  local args = { support.program, example.directory .. name, ... }
+  local path = name:find("/", 1, true) and name or example.directory .. name
+  local args = { support.program, path, ... }
   args[#args + 1] =
     { stdin = subprocess.DEVNULL, stdout = subprocess.PIPE, stderr = subprocess.PIPE }
   local process = subprocess.create_subprocess_exec(table.unpack(args))

@@ -90,6 +90,13 @@ function network.silent_port()
   return port, setmetatable({}, { __close = empty })
 end
 
+---Whether this machine has an address of IPv6: itself.
+function network.has_ipv6()
+  local ok, socket = pcall(net.create_datagram_endpoint, { local_addr = { "::1", 0 } })
+  if ok then socket:close() end
+  return ok
+end
+
 ---A port on 127.0.0.1 where nobody listens.
 ---@async
 function network.dead_port()

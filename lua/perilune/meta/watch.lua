@@ -10,8 +10,9 @@ local Watch = {}
 ---Waits for the next event: "change" (of what is in a file, or known of it) or
 ---"rename" (it has come, gone or been moved), with the name of the file in the
 ---directory; "overflow" and a number where that many events are missing, so that
----one has to look for oneself; "error" and a code, and the directory's name in a
----recursive watch. nil once it is closed.
+---one has to look for oneself (a recursive watch has found all directories by then);
+---"error" and a code, and the directory's name in a recursive watch. nil once it is
+---closed.
 ---
 ---Raises TimeoutError if none comes within `timeout` seconds.
 ---

@@ -20,6 +20,7 @@ local excepted = {
   ["loop:shutdown_default_executor"] = "likewise",
   ["Task:set_result"] = "raises whatever the memory, as for a gather",
   ["Task:set_exception"] = "likewise",
+  peri_worker_main = "a process of its own",
 }
 
 local missing, count = {}, 0
@@ -89,10 +90,8 @@ local header = assert(io.open(kit.host.directory .. "/../../runtime/include/peri
 local text = header:read "a"
 header:close()
 for name in text:gmatch "PERI_API[^;]-(peri_[%w_]+)%(" do
-  count = count + 1
-  if not c_cases:find(name, 1, true) then -- luacheck: ignore c_cases
-    missing[#missing + 1] = name
-  end
+  if c_cases:find(name, 1, true) then covered[name] = true end -- luacheck: ignore c_cases
+  need(name)
 end
 
 for name in pairs(excepted) do
