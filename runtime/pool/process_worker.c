@@ -118,7 +118,8 @@ static bool take_note(worker_process *self, const peri__order *order)
   bool well = receive_all(self, note.bytes.data, length);
   uv_mutex_lock(&self->mutex);
   if (well && self->worker.rt != NULL) {
-    self->home.rt = self->worker.rt;
+    if (self->home.rt != self->worker.rt) /* which the other thread reads */
+      self->home.rt = self->worker.rt;
     peri__home_leave_note(&self->home, &self->worker.peer, &note);
   }
   uv_mutex_unlock(&self->mutex);
