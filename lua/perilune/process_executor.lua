@@ -9,11 +9,11 @@ local ValueError = errors.ValueError
 
 local options_known <const> = {
   max_workers = true, initializer = true, initargs = true, max_tasks_per_child = true,
-  on_worker_death = true, spin = true, max_queued = true,
+  on_worker_death = true, spin = true, start_timeout = true, max_queued = true,
 }
 
--- Seconds between an interrupt and SIGKILL.
-local GRACE <const> = 1
+-- Seconds between an interrupt and SIGKILL, and for a worker to start in.
+local GRACE <const>, START_TIMEOUT <const> = 1, 30
 
 local function check_options(options)
   executor.check_options("ProcessPoolExecutor", options, options_known)
@@ -25,6 +25,8 @@ local function check_options(options)
     error(ValueError "on_worker_death must be 'replace' or 'break'")
   end
   arguments.seconds("ProcessPoolExecutor", 1, options.spin, true)
+  arguments.seconds("ProcessPoolExecutor", 1, options.start_timeout, true)
+  if (options.start_timeout or 1) <= 0 then error(ValueError "start_timeout must be greater than 0") end
 end
 
 local process_executor = {}
@@ -46,10 +48,13 @@ local process_executor = {}
 ---`<close>` shuts it down and waits. Raises RuntimeError if the host has named no
 ---worker program (`multiprocessing.set_executable`).
 ---
----Python: `concurrent.futures.ProcessPoolExecutor`; `max_queued`, `spin` and
----`on_worker_death` are ours.
+---The pool is broken by a worker program that is not ready within `start_timeout`
+---seconds (default 30), besides what the initializer takes.
+---
+---Python: `concurrent.futures.ProcessPoolExecutor`; `max_queued`, `spin`,
+---`start_timeout` and `on_worker_death` are ours.
 ---@param options? table `max_workers`, `initializer`, `initargs`, `max_tasks_per_child`, `on_worker_death`,
----`spin` (seconds), `max_queued`
+---`spin` (seconds), `start_timeout` (seconds), `max_queued`
 ---@return perilune.ProcessPoolExecutor
 function process_executor.ProcessPoolExecutor(options)
   options = options or {}
@@ -58,7 +63,7 @@ function process_executor.ProcessPoolExecutor(options)
   local max_workers = options.max_workers or native.cpu_count()
   local self = native.process_pool(
     max_workers, options.max_tasks_per_child or 0, options.on_worker_death or "default",
-    options.spin or 0, GRACE,
+    options.spin or 0, GRACE, options.start_timeout or START_TIMEOUT,
     options.initializer, unpack(initargs, 1, initargs.n or #initargs))
   return executor.made(self, "ProcessPoolExecutor", max_workers, options)
 end

@@ -39,7 +39,7 @@ static void watching(peri_process *process)
 
 /* -- By pidfd ---------------------------------------------------------------------- */
 
-static int open_pidfd(pid_t pid)
+int peri__child_pidfd(pid_t pid)
 {
 #if defined(SYS_pidfd_open) && !defined(PERILUNE_NO_PIDFD)
   return (int)syscall(SYS_pidfd_open, pid, 0); /* closed on exec */
@@ -108,7 +108,7 @@ static int watch_by_thread(peri_process *process, uv_loop_t *uv)
 
 int peri__child_watch(peri_process *process, uv_loop_t *uv, bool by_thread)
 {
-  process->pidfd = by_thread ? -1 : open_pidfd(process->pid);
+  process->pidfd = by_thread ? -1 : peri__child_pidfd(process->pid);
   if (process->pidfd < 0)
     return watch_by_thread(process, uv);
   int code = watch_pidfd(process, uv);

@@ -74,6 +74,9 @@ void peri__process_unref(peri_process *process);
 /* Has peri__process_ended called, from the loop, when the child ends. 0, or a
  * libuv error. The watch does not keep the loop from being idle. */
 int peri__child_watch(peri_process *process, uv_loop_t *uv, bool by_thread);
+/* A descriptor that is readable when the child has ended, closed on exec; -1:
+ * there is none to be had. */
+int peri__child_pidfd(pid_t pid);
 /* Ends the watch, at once; its reference goes later. */
 void peri__child_unwatch(peri_process *process);
 

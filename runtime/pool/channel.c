@@ -169,7 +169,8 @@ static void wake_if(peri__channel *channel, atomic_uint *flag)
     wake(channel);
 }
 
-static void attend(peri__channel *channel, bool wait)
+/* Whether anything has come. */
+static bool attend(peri__channel *channel, bool wait)
 {
   control room;
   struct msghdr message;
@@ -181,6 +182,14 @@ static void attend(peri__channel *channel, bool wait)
         take_fds(&message, channel->fds, channel->fd_count, PERI__CHANNEL_FDS);
   else if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
     channel->ended = true;
+  return got > 0;
+}
+
+int peri__channel_expect_fd(peri__channel *channel)
+{
+  while (channel->fd_count == 0 && attend(channel, false))
+    ;
+  return peri__channel_take_fd(channel);
 }
 
 void peri__channel_attend(peri__channel *channel)
@@ -189,13 +198,18 @@ void peri__channel_attend(peri__channel *channel)
     attend(channel, false);
 }
 
-void peri__channel_wait(peri__channel *channel, bool room)
+bool peri__channel_wait(peri__channel *channel, bool room)
 {
   struct pollfd look = {.fd = channel->fd, .events = room ? POLLOUT : POLLIN};
   if (channel->page == NULL)
-    poll(&look, 1, -1);
-  else if (!channel->ended)
-    attend(channel, true);
+    return poll(&look, 1, -1) != 0;
+  return channel->ended || attend(channel, true) || channel->ended;
+}
+
+void peri__channel_set_patience(peri__channel *channel, int seconds)
+{
+  struct timeval time = {.tv_sec = seconds};
+  setsockopt(channel->fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
 }
 
 /* -- Writing ---------------------------------------------------------------------- */

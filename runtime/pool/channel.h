@@ -43,7 +43,7 @@ typedef struct peri__page {
 
 /* -- Bytes -------------------------------------------------------------------------- */
 
-enum { PERI__CHANNEL_FDS = 8 };
+enum { PERI__CHANNEL_FDS = 32 };
 
 typedef struct peri__channel {
   int fd;           /* a socket: wake-ups, or all bytes if there is no page */
@@ -81,8 +81,10 @@ bool peri__channel_sleep(peri__channel *channel);
  */
 void peri__channel_attend(peri__channel *channel);
 /* Blocks until there are bytes, or room if that was wanted, or the end; it may
- * return early. */
-void peri__channel_wait(peri__channel *channel, bool room);
+ * return early. False: nothing came for as long as patience, with a page only. */
+bool peri__channel_wait(peri__channel *channel, bool room);
+/* Seconds after which a wait ends anyway. */
+void peri__channel_set_patience(peri__channel *channel, int seconds);
 
 /* Sends a descriptor, ahead of what is written next. 0 or a libuv error. */
 int peri__channel_send_fds(int fd, const int *fds, int n);
@@ -91,19 +93,26 @@ int peri__channel_send_fds(int fd, const int *fds, int n);
 int peri__channel_receive_fds(int fd, int *fds, int n, bool wait);
 /* The oldest descriptor that came, the caller's then; -1: none. */
 int peri__channel_take_fd(peri__channel *channel);
+/* The same of one that was sent before bytes that have come. */
+int peri__channel_expect_fd(peri__channel *channel);
 
 /* -- Packets -------------------------------------------------------------------------- */
 
-/* From the worker: HELLO, READY or BROKEN, DONE for each JOB in order. From the
- * owner: SETUP, then JOB. CODE goes either way. */
+/* From the worker: HELLO, READY or BROKEN, DONE for each JOB in order, NOTE,
+ * GONE, IDLE. From the
+ * owner: SETUP, then JOB. CODE and BLOCK go either way. */
 typedef enum peri__packet_kind {
   PERI__PACKET_HELLO = 1, /* payload: peri__hello */
   PERI__PACKET_SETUP,     /* payload: see setup.c */
   PERI__PACKET_READY,
   PERI__PACKET_BROKEN, /* the worker cannot start; payload: text */
   PERI__PACKET_CODE,   /* a chunk for the place `slot`; payload: bytecode */
+  PERI__PACKET_BLOCK,  /* a block for the place `slot`: its descriptor came */
   PERI__PACKET_JOB,    /* payload: places of chunks, a byte each; a message */
   PERI__PACKET_DONE,   /* of the job in `slot`; payload as of a job, or text */
+  PERI__PACKET_IDLE,   /* the worker has had nothing to do for long */
+  PERI__PACKET_NOTE,   /* of the worker's peer; payload as of a job */
+  PERI__PACKET_GONE,   /* the worker's state, with its loops */
   PERI__PACKET_BEGUN   /* where there is no page to tell: the job in `slot` */
 } peri__packet_kind;
 
@@ -111,7 +120,8 @@ typedef struct peri__packet {
   uint8_t kind;
   uint8_t outcome; /* DONE: peri__outcome, or PERI__PACKET_SKIPPED */
   uint8_t chunks;  /* places in front of the message */
-  uint8_t unused;
+  uint8_t block;   /* 0; or 1 more than the place of the block that has the
+                      message: its length, a uint64_t, is in place of it */
   uint32_t slot;
   uint64_t length; /* of the payload */
 } peri__packet;

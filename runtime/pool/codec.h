@@ -5,20 +5,25 @@
 #define PERI_CODEC_H
 
 #include "core/core.h"
+#include "pool/blocks.h"
 
 /* -- Messages (message.c): any thread, one at a time ------------------------- */
 
 /* Bytes that grow. The memory is malloc's, not a state's, because a message is
- * written in one thread and read and freed in another. A buffer of zeros is an
- * empty one. */
+ * written in one thread and read and freed in another; or, if it was given blocks
+ * and has a capacity above PERI__BLOCK_LEAST, it is one of these. A buffer of
+ * zeros is an empty one. */
 typedef struct peri__buffer {
   char *data;
   size_t length, capacity;
+  peri__blocks *blocks; /* where it grows large, or NULL */
 } peri__buffer;
 
 /* Room for more bytes after length: 0 or PERI_ENOMEM. */
 int peri__buffer_reserve(peri__buffer *buffer, size_t more);
 void peri__buffer_fini(peri__buffer *buffer);
+/* An empty one is to grow into these from now on. */
+void peri__buffer_use(peri__buffer *buffer, peri__blocks *blocks);
 static inline void peri__buffer_swap(peri__buffer *one, peri__buffer *other)
 {
   peri__buffer buffer = *one;

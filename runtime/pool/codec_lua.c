@@ -21,7 +21,7 @@ static int l_decode(lua_State *L)
   size_t length;
   const char *bytes = luaL_checklstring(L, 1, &length);
   peri__peer self = {.trusted = true};
-  peri__message message = {.bytes = {(char *)bytes, length, 0}};
+  peri__message message = {.bytes = {.data = (char *)bytes, .length = length}};
   return peri__decode(L, peri__rt(L), &message,
                       lua_toboolean(L, 2) ? &self : NULL);
 }

@@ -252,7 +252,8 @@ static void end_future(lua_State *L, peri_runtime *rt, peri__job_future *future,
 static void keep_memory(lua_State *L, peri__job *job, int idx)
 {
   peri__buffer *buffer = &job->out.bytes;
-  if (peri_likely(buffer->data == job->room) || buffer->capacity > MOST_KEPT)
+  if (peri_likely(buffer->data == job->room) || buffer->blocks != NULL ||
+      buffer->capacity > MOST_KEPT)
     return;
   lua_getiuservalue(L, idx, SPARE);
   peri__message *spare = lua_touserdata(L, -1);
@@ -360,6 +361,15 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
   lua_pop(L, 1);
 }
 
+/* What workers that have gone sent has been seen, unless more came meanwhile. */
+static void bury(lua_State *L, peri__executor *executor)
+{
+  if (executor->pool->ops->bury != NULL && peri__list_empty(&executor->done) &&
+      atomic_load(&executor->home.done) == NULL &&
+      atomic_load(&executor->home.notes) == NULL)
+    executor->pool->ops->bury(executor->pool, L);
+}
+
 /* What is posted when there is something at home. */
 static void deliver(lua_State *L, void *argument)
 {
@@ -376,6 +386,7 @@ static void deliver(lua_State *L, void *argument)
   bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
   settle_all(L, rt, idx);
   peri__home_read_notes(&executor->home, L);
+  bury(L, executor);
   if (ended && executor->anchored) {
     finish(L, rt, idx);
     peri__executor_unanchor(L, executor);
@@ -442,8 +453,8 @@ static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
 
 /* -- Messages --------------------------------------------------------------- */
 
-/* A message to be filled; the executor's spare one if there is one. */
-static peri__message *push_message(lua_State *L, int executor)
+/* The executor's spare message if there is one. */
+static peri__message *push_spare(lua_State *L, int executor)
 {
   peri__message *message;
   if (lua_getiuservalue(L, executor, SPARE) == LUA_TUSERDATA) {
@@ -457,6 +468,16 @@ static peri__message *push_message(lua_State *L, int executor)
   message = lua_newuserdatauv(L, sizeof *message, 0);
   *message = (peri__message){0};
   luaL_setmetatable(L, MESSAGE);
+  return message;
+}
+
+/* A message to be filled. */
+static peri__message *push_message(lua_State *L, int executor)
+{
+  const peri__executor *this = lua_touserdata(L, executor);
+  peri__message *message = push_spare(L, executor);
+  if (this->pool != NULL && this->pool->blocks != NULL)
+    peri__buffer_use(&message->bytes, this->pool->blocks);
   return message;
 }
 
@@ -553,6 +574,20 @@ static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
   return future;
 }
 
+static void check_started(lua_State *L, peri_runtime *rt, int status)
+{
+  if (peri_unlikely(status != 0))
+    peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
+                uv_strerror(status));
+}
+
+/* Results are to come while this loop runs. May raise. */
+static void attach(lua_State *L, peri_runtime *rt, peri__pool *pool)
+{
+  if (pool->ops->attach != NULL && rt->run != NULL)
+    check_started(L, rt, pool->ops->attach(pool, L, rt->run->loop));
+}
+
 /* The pool takes the job of the future, which stands in the table of futures at
  * an index. */
 static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
@@ -561,17 +596,12 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
   peri__pool *pool = executor->pool;
   future->executor = executor;
   count(executor, 1);
-  int status = pool->ops->attach != NULL && rt->run != NULL
-                   ? pool->ops->attach(pool, L, rt->run->loop)
-                   : 0;
-  if (status == 0)
-    status = pool->ops->submit(pool, &future->job);
+  int status = pool->ops->submit(pool, &future->job);
   if (peri_likely(status == 0))
     return;
   forget_job(L, future, futures);
   check_takes_jobs(L, rt, executor); /* it may have been told just now */
-  peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
-              uv_strerror(status));
+  check_started(L, rt, status);
 }
 
 /* [..., executor at idx, table of futures, future]: the future gets a place
@@ -627,6 +657,7 @@ static int submit(lua_State *L, peri_runtime *rt, peri__executor *executor,
 {
   int top = lua_gettop(L), n = top - fn + 1, idx = top + 1;
   check_takes_jobs(L, rt, executor);
+  attach(L, rt, executor->pool);
   peri__check_stack(L, LUA_MINSTACK);
   lua_getiuservalue(L, 1, 1); /* the executor, at idx */
   lua_getiuservalue(L, idx, FUTURES);

@@ -24,7 +24,7 @@ static void drop(peri__job *job, peri__message *message)
   if (message->chunks != &job->chunk_room)
     free(message->chunks);
   if (message->bytes.data != job->room)
-    free(message->bytes.data);
+    peri__buffer_fini(&message->bytes);
   *message = (peri__message){0};
 }
 
@@ -71,7 +71,8 @@ void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
   if (where == &job->out && job->in.bytes.data == job->room)
     job->in.bytes = (peri__buffer){0};
   memcpy(job->room, message->bytes.data, length);
-  where->bytes = (peri__buffer){job->room, length, PERI__JOB_ROOM};
+  where->bytes = (peri__buffer){
+      .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
   message->bytes.length = 0;
   if (message->chunk_count == 0)
     return;

@@ -8,6 +8,38 @@
 
 /* -- Buffers --------------------------------------------------------------- */
 
+static bool stands_in_block(const peri__buffer *buffer)
+{
+  return buffer->blocks != NULL && buffer->capacity > PERI__BLOCK_LEAST;
+}
+
+static void free_data(const peri__buffer *buffer)
+{
+  if (stands_in_block(buffer))
+    peri__blocks_give_back(buffer->blocks, buffer->data);
+  else
+    free(buffer->data);
+}
+
+/* Into a larger block; into malloc's memory if there is none. */
+static int grow_in_blocks(peri__buffer *buffer, size_t capacity)
+{
+  peri__buffer larger = {.length = buffer->length, .blocks = buffer->blocks};
+  larger.data = peri__blocks_take(buffer->blocks, capacity, &larger.capacity);
+  if (larger.data == NULL) {
+    larger.data = malloc(capacity);
+    larger.capacity = capacity;
+    larger.blocks = NULL;
+  }
+  if (larger.data == NULL)
+    return PERI_ENOMEM;
+  if (buffer->length > 0)
+    memcpy(larger.data, buffer->data, buffer->length);
+  free_data(buffer);
+  *buffer = larger;
+  return 0;
+}
+
 int peri__buffer_reserve(peri__buffer *buffer, size_t more)
 {
   size_t capacity = buffer->capacity ? buffer->capacity : 64;
@@ -15,8 +47,10 @@ int peri__buffer_reserve(peri__buffer *buffer, size_t more)
     return PERI_ENOMEM;
   while (capacity - buffer->length < more)
     capacity *= 2;
-  if (capacity == buffer->capacity)
+  if (capacity <= buffer->capacity)
     return 0;
+  if (buffer->blocks != NULL && capacity > PERI__BLOCK_LEAST)
+    return grow_in_blocks(buffer, capacity);
   char *data = realloc(buffer->data, capacity);
   if (data == NULL)
     return PERI_ENOMEM;
@@ -27,8 +61,15 @@ int peri__buffer_reserve(peri__buffer *buffer, size_t more)
 
 void peri__buffer_fini(peri__buffer *buffer)
 {
-  free(buffer->data);
+  free_data(buffer);
   *buffer = (peri__buffer){0};
+}
+
+void peri__buffer_use(peri__buffer *buffer, peri__blocks *blocks)
+{
+  if (buffer->capacity > PERI__BLOCK_LEAST)
+    peri__buffer_fini(buffer);
+  buffer->blocks = blocks;
 }
 
 /* -- Chunks ---------------------------------------------------------------- */
@@ -79,6 +120,8 @@ void peri__message_clear(peri__message *message)
 {
   while (message->chunk_count > 0)
     peri__chunk_unref(message->chunks[--message->chunk_count]);
+  if (stands_in_block(&message->bytes)) /* for others to use */
+    peri__buffer_fini(&message->bytes);
   message->bytes.length = 0;
 }
 

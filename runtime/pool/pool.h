@@ -81,7 +81,8 @@ static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
     job->in.bytes = (peri__buffer){0};
   size_t length = peri__encode_small(L, first, n, job->room, PERI__JOB_ROOM);
   if (length > 0)
-    job->out.bytes = (peri__buffer){job->room, length, PERI__JOB_ROOM};
+    job->out.bytes = (peri__buffer){
+        .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
   return length > 0;
 }
 
@@ -93,7 +94,8 @@ static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
                                           PERI__JOB_ROOM, &job->chunk_room);
   if (length == 0)
     return false;
-  job->in.bytes = (peri__buffer){job->room, length, PERI__JOB_ROOM};
+  job->in.bytes = (peri__buffer){
+      .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
   job->in.chunks = &job->chunk_room;
   job->in.chunk_count = job->in.chunk_capacity = 1;
   return true;
@@ -174,6 +176,9 @@ typedef struct peri__pool_ops {
   void (*join)(peri__pool *pool);
   /* Closes the peers of a joined pool, if it has any; NULL: it has none. */
   void (*close_peers)(peri__pool *pool, lua_State *L);
+  /* The same of those that have gone, when nothing of theirs is at home; NULL: as
+   * long as the pool is there, none goes. */
+  void (*bury)(peri__pool *pool, lua_State *L);
   /* Of a joined pool, or one that never had a job. */
   void (*free)(peri__pool *pool);
 } peri__pool_ops;
@@ -182,9 +187,10 @@ typedef struct peri__pool_ops {
 struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
-  uint64_t spin;     /* nanoseconds to look for news before one sleeps */
-  bool guest;        /* somebody else's, as one of its jobs sees it */
-  atomic_bool ended; /* closed, and all workers gone */
+  peri__blocks *blocks; /* where messages to workers grow large, or NULL */
+  uint64_t spin;        /* nanoseconds to look for news before one sleeps */
+  bool guest;           /* somebody else's, as one of its jobs sees it */
+  atomic_bool ended;    /* closed, and all workers gone */
   /* Why it takes no jobs, to follow "the pool is broken" (", its initializer
    * failed: ..."), or NULL; the text lives as long as the pool. */
   _Atomic(const char *) broken;

@@ -91,11 +91,11 @@ static char **copy_command(lua_State *L)
   return NULL;
 }
 
-/* process_pool(max_workers, max_tasks, on_death, spin, grace, initializer, ...)
- * -> executor; times in seconds */
+/* process_pool(max_workers, max_tasks, on_death, spin, grace, start_timeout,
+ * initializer, ...) -> executor; times in seconds */
 static int l_process_pool(lua_State *L)
 {
-  enum { COMMAND = 6, INITIALIZER };
+  enum { COMMAND = 7, INITIALIZER };
   static const char *const deaths[] = {"default", "replace", "break", NULL};
   peri_runtime *rt = peri__rt(L);
   lua_Integer max_workers = luaL_checkinteger(L, 1);
@@ -106,7 +106,8 @@ static int l_process_pool(lua_State *L)
       .max_tasks = max_tasks < UINT32_MAX ? (uint32_t)max_tasks : UINT32_MAX,
       .on_death = (peri__on_death)luaL_checkoption(L, 3, NULL, deaths),
       .spin = peri__nanoseconds(luaL_checknumber(L, 4)),
-      .grace = peri__nanoseconds(luaL_checknumber(L, 5))};
+      .grace = peri__nanoseconds(luaL_checknumber(L, 5)),
+      .start_timeout = peri__nanoseconds(luaL_checknumber(L, 6))};
   peri__worker_command(L, rt);
   lua_insert(L, COMMAND);
   peri__executor *executor = peri__executor_new(L);

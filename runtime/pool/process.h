@@ -19,12 +19,24 @@ typedef struct slot {
   bool interrupted;
 } slot;
 
-/* Of libuv's; outlives the process until it is closed. */
+/* Of libuv's; outlives what it is of until it is closed. */
 typedef struct watch {
-  uv_poll_t poll;
+  union {
+    uv_handle_t handle;
+    uv_poll_t poll;
+    uv_timer_t timer;
+  } uv;
   peri_kernel *kernel;
-  process *process; /* NULL: it is closing */
+  process *process;   /* NULL: it is closing, or the pool's timer */
+  process_pool *pool; /* of a timer */
 } watch;
+
+/* A worker's state; outlives that until nothing of it is at home. */
+typedef struct far_end {
+  peri__peer peer;
+  process *process; /* NULL: it has gone */
+  struct far_end *next;
+} far_end;
 
 struct process {
   process_pool *pool;
@@ -32,10 +44,18 @@ struct process {
   peri__channel channel;
   peri__reader reader;
   int control;
-  watch *watch;
+  int pidfd;      /* readable when the process has ended; or -1 */
+  uint64_t start; /* when it was started, as uv_hrtime */
+  /* The control socket's is there while orders are left. */
+  watch *watch, *control_watch, *end_watch;
+  far_end *far;
+  peri__buffer orders; /* what the control socket had no room for */
   peri__chunk_places in, out;
-  peri__buffer backlog; /* what the channel had no room for */
-  size_t written;       /* of it */
+  peri__blocks *blocks;         /* of the worker's making, or NULL */
+  uint32_t known[PERI__BLOCKS]; /* serials of the blocks that it has mapped */
+  uint32_t handed;              /* descriptors that are on the way at most */
+  peri__buffer backlog;         /* what the channel had no room for */
+  size_t written;               /* of it */
   uint32_t first, next; /* the oldest job without an answer; the next one */
   uint32_t live;        /* jobs between those that were not taken back */
   uint32_t tasks;       /* jobs it has, or had */
@@ -43,6 +63,7 @@ struct process {
   bool held;    /* the watch keeps its loop from being idle */
   bool closing; /* gets no more jobs; its end is expected */
   bool damaged; /* what it sent makes no sense */
+  bool late;    /* it was not ready in time */
   slot slots[PERI__WINDOW];
 };
 
@@ -57,7 +78,10 @@ struct process_pool {
   unsigned failures; /* workers that have died before they did anything, since
                         one did */
   bool used;         /* a job was submitted: the owner waits for the end */
+  bool has_initializer;
   char *broken;
+  far_end *gone; /* those whose peers are to be closed */
+  watch *timer;  /* of workers that start; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -104,26 +128,49 @@ void peri__process_settle_idle(process_pool *pool, process *p);
 void peri__process_pool_break(process_pool *pool, char *text);
 /* The worker has gone, and all that it sent was read. Frees it. */
 void peri__process_lost(process *p);
+/* Milliseconds until a worker that starts is late; -1: none does. */
+int peri__process_pool_patience(const process_pool *pool);
+/* Ends those that are late. */
+void peri__process_pool_end_late(process_pool *pool);
+
+/* -- process_notes.c --------------------------------------------------------------- */
+
+/* The worker has a new state; 0 or UV_ENOMEM. */
+int peri__process_meet(process *p);
+/* That has gone. */
+void peri__process_part(process *p);
+/* Sends an order with what follows it: 0 or UV_ENOMEM. */
+int peri__process_order(process *p, peri__order order, const char *data);
+/* Sends what the control socket had no room for before. */
+void peri__process_flush_orders(process *p);
+void peri__process_pool_bury(peri__pool *head, lua_State *L);
 
 /* -- process_talk.c -------------------------------------------------------------- */
 
-/* Sends a packet with a message; code that the worker has not got goes ahead. */
+/* Sends a packet with a message; code and blocks that the worker has not got go
+ * ahead. A large message may be moved into a block. */
 void peri__process_send(process *p, peri__packet packet,
-                        const peri__message *message);
+                        peri__message *message);
 /* Sends what the channel had no room for before. */
 void peri__process_flush(process *p);
 /* The worker is beyond help: its death is seen when its channel ends. */
 void peri__process_put_down(process *p);
 /* The worker may have sent something. The process may be gone afterwards. */
 void peri__process_look(process *p);
+/* It has ended, whoever has its channel open still. */
+void peri__process_end(process *p);
 
 /* -- process_watch.c ------------------------------------------------------------- */
 
+/* Has the loop tell when a worker that starts is late. */
+void peri__process_watch_start(process_pool *pool);
 /* Has the pool's loop watch the worker: 0 or a libuv error. */
 int peri__process_watch(process *p);
 void peri__process_unwatch(process *p);
 /* What it is watched for may have changed. */
 void peri__process_rewatch(process *p);
+/* Has the loop tell when there is room for orders, while some are left. */
+void peri__process_watch_control(process *p);
 /* The loop is kept from being idle while something will come. */
 void peri__process_hold(process *p);
 void peri__process_pool_poll(peri__pool *head);

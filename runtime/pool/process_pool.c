@@ -33,6 +33,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "io/process.h"
 #include "pool/process.h"
 #include "pool/shared.h"
 
@@ -104,7 +105,7 @@ static bool make_room(process_pool *pool)
   if (processes == NULL)
     return false;
   pool->processes = processes;
-  struct pollfd *looks = realloc(pool->looks, room * sizeof *looks);
+  struct pollfd *looks = realloc(pool->looks, 2 * room * sizeof *looks);
   if (looks == NULL)
     return false;
   pool->looks = looks;
@@ -114,6 +115,8 @@ static bool make_room(process_pool *pool)
 
 static void free_process(process *p)
 {
+  if (p->pidfd >= 0)
+    close(p->pidfd);
   if (p->control >= 0)
     close(p->control);
   peri__channel_fini(&p->channel);
@@ -122,6 +125,8 @@ static void free_process(process *p)
   peri__buffer_fini(&p->backlog);
   peri__chunk_places_fini(&p->in);
   peri__chunk_places_fini(&p->out);
+  peri__buffer_fini(&p->orders);
+  peri__blocks_unref(p->blocks);
   free(p);
 }
 
@@ -139,12 +144,18 @@ static int start_process(process_pool *pool)
   p->pool = pool;
   p->pid = started.pid;
   p->control = started.control;
+  p->pidfd = peri__child_pidfd(p->pid);
+  p->start = uv_hrtime();
   peri__channel_init(&p->channel, started.channel, started.page, true);
+  p->blocks = started.page != NULL ? peri__blocks_new(true) : NULL;
   pool->processes[pool->count++] = p;
+  if (peri__process_meet(p) < 0)
+    peri__process_put_down(p);
   peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
                      &pool->setup);
   if (pool->io.loop != NULL && peri__process_watch(p) < 0)
     peri__process_put_down(p);
+  peri__process_watch_start(pool);
   return 0;
 }
 
@@ -310,7 +321,10 @@ static int reap(process *p)
 static void tell_end(const process *p, int status, char *text, size_t size)
 {
   int pid = (int)p->pid;
-  if (p->damaged)
+  if (p->late)
+    snprintf(text, size, "worker process %d was not ready after %g seconds",
+             pid, (double)p->pool->options.start_timeout / 1e9);
+  else if (p->damaged)
     snprintf(text, size, "worker process %d sent what is no answer", pid);
   else if (status >= 0 && WIFSIGNALED(status))
     snprintf(text, size, "worker process %d was killed by signal %d (%s)", pid,
@@ -330,7 +344,12 @@ static char *breaks(process *p, int status, const char *end, bool began)
   const char *program = pool->options.command[0];
   bool killed = p->damaged || status < 0 || WIFSIGNALED(status);
   char text[400];
-  if (!p->hello && !(killed && !p->damaged))
+  if (!p->hello && p->late)
+    snprintf(text, sizeof text, ", %s: is '%.200s' a worker program?", end,
+             program);
+  else if (p->late)
+    snprintf(text, sizeof text, ", %s", end);
+  else if (!p->hello && !(killed && !p->damaged))
     snprintf(text, sizeof text,
              ", %s before it said hello: is '%.200s' a worker program?", end,
              program);
@@ -408,6 +427,7 @@ void peri__process_lost(process *p)
                   ? NULL
                   : breaks(p, status, end, began);
   peri__process_unwatch(p);
+  peri__process_part(p);
   forget(pool, p);
   p->first += began;
   requeue(p);
@@ -425,6 +445,41 @@ void peri__process_lost(process *p)
     peri__process_pool_hand_out(pool);
   }
   check_ended(pool);
+}
+
+/* -- Start-up ---------------------------------------------------------------------------- */
+
+/* When it is late, as uv_hrtime; an initializer may take any time. */
+static uint64_t start_end(const process *p)
+{
+  bool starts = !p->hello || (!p->ready && !p->pool->has_initializer);
+  return starts && !p->late
+             ? p->start + (uint64_t)p->pool->options.start_timeout
+             : UINT64_MAX;
+}
+
+int peri__process_pool_patience(const process_pool *pool)
+{
+  uint64_t end = UINT64_MAX, now = uv_hrtime();
+  for (unsigned i = 0; i < pool->count; i++) {
+    uint64_t mine = start_end(pool->processes[i]);
+    end = mine < end ? mine : end;
+  }
+  uint64_t left = end > now ? (end - now) / 1000000 + 1 : 0;
+  return end == UINT64_MAX ? -1 : left > INT32_MAX ? INT32_MAX : (int)left;
+}
+
+void peri__process_pool_end_late(process_pool *pool)
+{
+  uint64_t now = uv_hrtime();
+  for (unsigned i = pool->count; i-- > 0;) {
+    process *p = i < pool->count ? pool->processes[i] : NULL;
+    if (p == NULL || start_end(p) > now)
+      continue;
+    p->late = true;
+    kill(p->pid, SIGKILL);
+    peri__process_lost(p);
+  }
 }
 
 /* -- Operations ------------------------------------------------------------------------- */
@@ -484,11 +539,13 @@ static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
   slot *at = job->carrier;
   if (at == NULL || !running(head, job))
     return false;
-  peri__order order = {.slot = at->process->first,
-                       .grace = grace < 0 ? pool->options.grace : grace};
   at->interrupted = true;
-  return send(at->process->control, &order, sizeof order,
-              MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof order;
+  return peri__process_order(
+             at->process,
+             (peri__order){.kind = PERI__ORDER_STOP,
+                           .slot = at->process->first,
+                           .grace = grace < 0 ? pool->options.grace : grace},
+             NULL) == 0;
 }
 
 static void close_pool(peri__pool *head)
@@ -502,6 +559,17 @@ static void close_pool(peri__pool *head)
     peri__process_settle_idle(pool, pool->processes[i]);
 }
 
+/* Of two looks: at its channel, and at its end. */
+static void attend(process *p, const struct pollfd *looks)
+{
+  if (looks[1].revents != 0) {
+    peri__process_end(p);
+  } else if (looks[0].revents != 0) {
+    peri__channel_attend(&p->channel);
+    peri__process_look(p);
+  }
+}
+
 static void join(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
@@ -510,19 +578,20 @@ static void join(peri__pool *head)
     for (unsigned i = 0; i < n; i++) {
       process *p = pool->processes[i];
       bool writes = p->backlog.length > 0 && p->channel.page == NULL;
-      pool->looks[i] = (struct pollfd){
+      pool->looks[2 * i] = (struct pollfd){
           .fd = p->channel.fd,
           .events = (short)(writes ? POLLIN | POLLOUT : POLLIN)};
+      pool->looks[2 * i + 1] =
+          (struct pollfd){.fd = p->pidfd, .events = POLLIN};
     }
-    if (poll(pool->looks, n, -1) < 0)
+    if (poll(pool->looks, 2 * n, peri__process_pool_patience(pool)) < 0)
       continue;
     /* Backwards: one that goes is replaced by the last. */
     for (unsigned i = n; i-- > 0;)
-      if (pool->looks[i].revents != 0 && i < pool->count &&
-          pool->processes[i]->channel.fd == pool->looks[i].fd) {
-        peri__channel_attend(&pool->processes[i]->channel);
-        peri__process_look(pool->processes[i]);
-      }
+      if (i < pool->count &&
+          pool->processes[i]->channel.fd == pool->looks[2 * i].fd)
+        attend(pool->processes[i], &pool->looks[2 * i]);
+    peri__process_pool_end_late(pool);
   }
 }
 
@@ -540,8 +609,14 @@ static void free_pool(peri__pool *head)
   peri__process_pool_detach(pool);
   free(pool->processes);
   free(pool->looks);
+  while (pool->gone != NULL) {
+    far_end *next = pool->gone->next;
+    free(pool->gone);
+    pool->gone = next;
+  }
   free(pool->broken);
   peri__message_fini(&pool->setup);
+  peri__blocks_unref(pool->head.blocks);
   free_options(&pool->options);
   free(pool);
 }
@@ -557,6 +632,8 @@ static const peri__pool_ops ops = {
     .poll = peri__process_pool_poll,
     .close = close_pool,
     .join = join,
+    .close_peers = peri__process_pool_bury,
+    .bury = peri__process_pool_bury,
     .free = free_pool,
 };
 
@@ -608,8 +685,10 @@ peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
   peri__list_init(&pool->queue);
   bool well = setup->path != NULL && setup->cpath != NULL &&
               make_setup(pool, setup) == 0;
+  pool->has_initializer = setup->initializer.bytes.length > 0;
   peri__worker_setup_fini(setup);
-  if (well)
+  pool->head.blocks = peri__blocks_new(false);
+  if (well && pool->head.blocks != NULL)
     return &pool->head;
   free_pool(&pool->head);
   return NULL;

@@ -24,12 +24,18 @@ typedef struct peri__setup {
   uint64_t path, cpath, initializer; /* their lengths */
 } peri__setup;
 
-/* Goes to the worker's own thread, which is there whatever the worker does: the
- * job is to stop, and after the grace the worker with it. */
+/* Goes to the worker's own thread, which is there whatever the worker does. */
+typedef enum peri__order_kind {
+  PERI__ORDER_STOP, /* the job is to stop, and after the grace the worker with it
+                     */
+  PERI__ORDER_NOTE  /* for the worker's state; its bytes follow */
+} peri__order_kind;
+
 typedef struct peri__order {
+  uint32_t kind; /* peri__order_kind */
   uint32_t slot;
-  uint32_t unused;
-  int64_t grace; /* nanoseconds */
+  int64_t grace;   /* nanoseconds */
+  uint64_t length; /* of what follows */
 } peri__order;
 
 /* -- The pool (process_pool.c) -------------------------------------------------- */
@@ -45,8 +51,9 @@ typedef struct peri__process_options {
   unsigned max_workers;
   uint32_t max_tasks; /* of one worker; 0: any number */
   peri__on_death on_death;
-  int64_t spin;  /* nanoseconds */
-  int64_t grace; /* between an interrupt and SIGKILL, nanoseconds */
+  int64_t spin;          /* nanoseconds */
+  int64_t grace;         /* between an interrupt and SIGKILL, nanoseconds */
+  int64_t start_timeout; /* for a worker to be ready, nanoseconds */
 } peri__process_options;
 
 /* Takes what setup and options hold, in any case. NULL: no memory. */

@@ -4,6 +4,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "pool/process.h"
 
@@ -61,9 +62,46 @@ static void send_parts(process *p, const struct iovec *parts, int count)
     peri__process_flush(p);
 }
 
-/* Code that the worker has not got goes ahead. */
-void peri__process_send(process *p, peri__packet packet,
-                        const peri__message *message)
+/* Has the message in a block, if it is worth that and can be. */
+static int move_into_block(process *p, peri__buffer *bytes)
+{
+  peri__blocks *blocks = p->pool->head.blocks;
+  if (bytes->length <= PERI__BLOCK_LEAST || p->channel.page == NULL)
+    return -1;
+  if (bytes->blocks == NULL) {
+    peri__buffer block = {.length = bytes->length, .blocks = blocks};
+    block.data = peri__blocks_take(blocks, block.length, &block.capacity);
+    if (block.data == NULL)
+      return -1;
+    memcpy(block.data, bytes->data, block.length);
+    free(bytes->data);
+    *bytes = block;
+  }
+  return peri__blocks_place(blocks, bytes->data);
+}
+
+/* What the worker has read before it could answer is on the way no more. */
+static bool send_block(process *p, int place)
+{
+  const peri__blocks *blocks = p->pool->head.blocks;
+  uint32_t serial = peri__blocks_serial(blocks, place);
+  if (p->known[place] == serial)
+    return true;
+  int fd = peri__blocks_fd(blocks, place);
+  if (p->ready && p->next - p->first <= 1)
+    p->handed = 0;
+  if (p->handed == PERI__CHANNEL_FDS ||
+      peri__channel_send_fds(p->channel.fd, &fd, 1) < 0)
+    return false;
+  p->handed++;
+  p->known[place] = serial;
+  peri__packet packet = {.kind = PERI__PACKET_BLOCK, .slot = (uint32_t)place};
+  const struct iovec part = {&packet, sizeof packet};
+  send_parts(p, &part, 1);
+  return true;
+}
+
+void peri__process_send(process *p, peri__packet packet, peri__message *message)
 {
   unsigned char places[PERI__MESSAGE_CHUNKS];
   uint32_t n = message->chunk_count;
@@ -80,11 +118,17 @@ void peri__process_send(process *p, peri__packet packet,
                                    {chunk->code, chunk->length}};
     send_parts(p, parts, 2);
   }
+  int block = move_into_block(p, &message->bytes);
+  const uint64_t length = message->bytes.length;
+  struct iovec parts[3] = {{&packet, sizeof packet},
+                           {places, n},
+                           {message->bytes.data, message->bytes.length}};
+  if (block >= 0 && send_block(p, block)) {
+    packet.block = (uint8_t)(block + 1);
+    parts[2] = (struct iovec){(void *)&length, sizeof length};
+  }
   packet.chunks = (uint8_t)n;
-  packet.length = n + message->bytes.length;
-  const struct iovec parts[3] = {{&packet, sizeof packet},
-                                 {places, n},
-                                 {message->bytes.data, message->bytes.length}};
+  packet.length = n + parts[2].iov_len;
   send_parts(p, parts, 3);
 }
 
@@ -103,37 +147,75 @@ static bool take_hello(process *p, const peri__packet *packet,
   return p->hello;
 }
 
-/* 0; UV_ENOMEM; UV_EPROTO: no worker of ours sends that. */
+/* The bytes of an answer that stand in a block, until they are freed. */
+static int hold_block(process *p, const peri__packet *packet,
+                      const char *payload, peri__buffer *bytes)
+{
+  uint64_t length;
+  uint32_t place = packet->block - 1u;
+  if (packet->length - packet->chunks != sizeof length || p->blocks == NULL)
+    return UV_EPROTO;
+  memcpy(&length, payload + packet->chunks, sizeof length);
+  char *data = peri__blocks_at(p->blocks, place, length);
+  if (data == NULL)
+    return UV_EMFILE; /* the block had come, but could not be mapped */
+  if (length <= PERI__BLOCK_LEAST || !peri__blocks_hold(p->blocks, place))
+    return UV_EPROTO;
+  *bytes = (peri__buffer){.data = data,
+                          .length = (size_t)length,
+                          .capacity = (size_t)length,
+                          .blocks = p->blocks};
+  return 0;
+}
+
+static int copy_bytes(const char *data, size_t length, peri__buffer *bytes)
+{
+  if (peri__buffer_reserve(bytes, length) < 0)
+    return UV_ENOMEM;
+  memcpy(bytes->data, data, length);
+  bytes->length = length;
+  return 0;
+}
+
+/* The message in a packet, which is to be freed in any case. 0; UV_ENOMEM;
+ * UV_EPROTO: no worker of ours sends that. */
+static int read_message(process *p, const peri__packet *packet,
+                        const char *payload, peri__message *out)
+{
+  size_t n = packet->chunks;
+  int code = 0;
+  if (n > packet->length)
+    return UV_EPROTO;
+  for (size_t i = 0; i < n && code == 0; i++) {
+    peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
+    code = chunk == NULL                             ? UV_EPROTO
+           : peri__message_add_chunk(out, chunk) < 0 ? UV_ENOMEM
+                                                     : 0;
+  }
+  if (code == 0)
+    code =
+        packet->block != 0
+            ? hold_block(p, packet, payload, &out->bytes)
+            : copy_bytes(payload + n, (size_t)packet->length - n, &out->bytes);
+  return code;
+}
+
 static int put_answer(process *p, peri__job *job, const peri__packet *packet,
                       const char *payload)
 {
-  size_t n = packet->chunks, length = (size_t)packet->length - n;
-  peri__message out = {.bytes = {(char *)payload + n, length, length}};
-  if (n > packet->length)
-    return UV_EPROTO;
-  if (n == 0 && length <= PERI__JOB_ROOM) {
+  size_t length = (size_t)packet->length;
+  peri__message out = {
+      .bytes = {.data = (char *)payload, .length = length, .capacity = length}};
+  if (packet->chunks == 0 && length <= PERI__JOB_ROOM && packet->block == 0) {
     peri__job_put(job, &job->out, &out);
     return 0;
   }
   out.bytes = (peri__buffer){0};
-  int code = 0;
-  for (size_t i = 0; i < n && code == 0; i++) {
-    peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
-    code = chunk == NULL                              ? UV_EPROTO
-           : peri__message_add_chunk(&out, chunk) < 0 ? UV_ENOMEM
-                                                      : 0;
-  }
-  if (code == 0 && peri__buffer_reserve(&out.bytes, length) < 0)
-    code = UV_ENOMEM;
-  if (code < 0) {
-    peri__message_fini(&out);
-    return code;
-  }
-  memcpy(out.bytes.data, payload + n, length);
-  out.bytes.length = length;
-  peri__job_put(job, &job->out, &out);
+  int code = read_message(p, packet, payload, &out);
+  if (code == 0)
+    peri__job_put(job, &job->out, &out);
   peri__message_fini(&out);
-  return 0;
+  return code;
 }
 
 static char *copy_text(const char *data, size_t length)
@@ -150,7 +232,10 @@ static bool take_outcome(process *p, peri__job *job, const peri__packet *packet,
     return true;
   }
   int code = put_answer(p, job, packet, payload);
-  end_job(job, code == 0 ? packet->outcome : PERI__JOB_FAILED, NULL);
+  if (code == 0)
+    end_job(job, packet->outcome, NULL);
+  else
+    end_job(job, PERI__JOB_FAILED, strdup(uv_strerror(code)));
   return code != UV_EPROTO;
 }
 
@@ -171,8 +256,32 @@ static bool take_done(process *p, const peri__packet *packet,
     return true;
   peri__job *job = at->job;
   at->job = NULL;
+  job->peer = &p->far->peer;
   p->live--;
   return take_outcome(p, job, packet, payload);
+}
+
+/* It is lost where there is no memory, as with threads. */
+static bool take_note(process *p, const peri__packet *packet,
+                      const char *payload)
+{
+  peri__message note = {.chunk_count = 0};
+  int code = read_message(p, packet, payload, &note);
+  if (code == 0)
+    peri__home_leave_note(p->pool->head.home, &p->far->peer, &note);
+  peri__message_fini(&note);
+  return p->ready && code != UV_EPROTO;
+}
+
+static bool take_block(process *p, const peri__packet *packet)
+{
+  int fd = peri__channel_expect_fd(&p->channel);
+  if (fd < 0)
+    return true; /* we had no descriptor for it */
+  if (p->blocks != NULL)
+    return peri__blocks_arrived(p->blocks, packet->slot, fd) != UV_EPROTO;
+  close(fd);
+  return false;
 }
 
 /* False: a worker of ours does not send that. */
@@ -184,6 +293,7 @@ static bool take_packet(process *p, const peri__packet *packet,
     return take_hello(p, packet, payload);
   case PERI__PACKET_READY:
     p->ready = p->hello;
+    peri__process_watch_start(p->pool);
     return p->hello;
   case PERI__PACKET_BROKEN: {
     char text[400];
@@ -196,6 +306,17 @@ static bool take_packet(process *p, const peri__packet *packet,
   case PERI__PACKET_CODE:
     return peri__chunk_arrived(&p->in, packet->slot, payload,
                                (size_t)packet->length) == 0;
+  case PERI__PACKET_BLOCK:
+    return take_block(p, packet);
+  case PERI__PACKET_NOTE:
+    return take_note(p, packet, payload);
+  case PERI__PACKET_GONE:
+    peri__process_part(p);
+    return peri__process_meet(p) == 0;
+  case PERI__PACKET_IDLE:
+    if (p->pool->head.pending == 0)
+      peri__blocks_trim(p->pool->head.blocks);
+    return p->ready;
   case PERI__PACKET_BEGUN:
     p->slots[p->first % PERI__WINDOW].begun = packet->slot == p->first;
     return packet->slot == p->first;
@@ -238,7 +359,13 @@ static bool read_packets(process *p)
   }
 }
 
-/* The worker may have sent something. The process may be gone afterwards. */
+void peri__process_end(process *p)
+{
+  peri__channel_attend(&p->channel);
+  read_packets(p);
+  peri__process_lost(p);
+}
+
 void peri__process_look(process *p)
 {
   process_pool *pool = p->pool;
@@ -249,6 +376,7 @@ void peri__process_look(process *p)
   }
   if (p->backlog.length > 0)
     peri__process_flush(p);
+  peri__process_flush_orders(p);
   peri__process_pool_hand_out(pool);
   peri__process_settle_idle(pool, p);
   peri__process_hold(p);

@@ -6,22 +6,56 @@
 
 /* -- Watching ------------------------------------------------------------------------- */
 
-/* What comes home while this runs is delivered by a node in the ready queue, in
- * place of a post: no wake-up of ourselves, and no memory. */
-static void look_from_loop(process *p)
+typedef struct visit {
+  process_pool *pool;
+  bool ours, ended;
+} visit;
+
+/* What comes home until the visit ends is delivered by a node in the ready queue,
+ * in place of a post: no wake-up of ourselves, and no memory. */
+static visit begin_visit(process_pool *pool)
 {
-  process_pool *pool = p->pool;
+  return (visit){.pool = pool,
+                 .ours = !atomic_exchange(&pool->head.home->posted, true),
+                 .ended = atomic_load(&pool->head.ended)};
+}
+
+static void end_visit(const visit *this)
+{
+  process_pool *pool = this->pool;
   peri__home *home = pool->head.home;
-  bool ours = !atomic_exchange(&home->posted, true);
-  bool ended = atomic_load(&pool->head.ended);
-  peri__process_look(p);
-  if (!ours)
+  if (!this->ours)
     return;
-  if (atomic_load(&home->done) == NULL &&
-      atomic_load(&pool->head.ended) == ended)
+  if (atomic_load(&home->done) == NULL && atomic_load(&home->notes) == NULL &&
+      pool->gone == NULL && atomic_load(&pool->head.ended) == this->ended)
     atomic_store(&home->posted, false);
   else if (pool->io.loop != NULL)
     peri__loop_ready(pool->io.loop, &pool->deliver.node);
+}
+
+static void look_from_loop(process *p)
+{
+  visit this = begin_visit(p->pool);
+  peri__process_look(p);
+  end_visit(&this);
+}
+
+static void on_end(uv_poll_t *poll, int status, int events)
+{
+  process *p = ((watch *)poll)->process;
+  visit this = begin_visit(p->pool);
+  (void)status, (void)events;
+  peri__process_end(p);
+  end_visit(&this);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+  process_pool *pool = ((watch *)timer)->pool;
+  visit this = begin_visit(pool);
+  peri__process_pool_end_late(pool);
+  end_visit(&this);
+  peri__process_watch_start(pool);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)
@@ -70,9 +104,9 @@ void peri__process_hold(process *p)
     return;
   p->held = hold_it;
   if (hold_it)
-    uv_ref((uv_handle_t *)&p->watch->poll);
+    uv_ref(&p->watch->uv.handle);
   else
-    uv_unref((uv_handle_t *)&p->watch->poll);
+    uv_unref(&p->watch->uv.handle);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -89,37 +123,97 @@ void peri__process_rewatch(process *p)
   int events = UV_READABLE;
   if (p->backlog.length > 0 && p->channel.page == NULL)
     events |= UV_WRITABLE;
-  uv_poll_start(&p->watch->poll, events, on_poll);
+  uv_poll_start(&p->watch->uv.poll, events, on_poll);
 }
 
-int peri__process_watch(process *p)
+/* Of a descriptor, or (-1) of time. */
+static int make_watch(process_pool *pool, process *p, int fd, watch **where)
 {
-  peri_kernel *kernel = p->pool->io.loop->kernel;
+  peri_kernel *kernel = pool->io.loop->kernel;
   watch *it = malloc(sizeof *it);
   if (it == NULL)
     return UV_ENOMEM;
-  int code = uv_poll_init(kernel->uv, &it->poll, p->channel.fd);
+  int code = fd < 0 ? uv_timer_init(kernel->uv, &it->uv.timer)
+                    : uv_poll_init(kernel->uv, &it->uv.poll, fd);
   if (code < 0) {
     free(it);
     return code;
   }
   it->kernel = kernel;
   it->process = p;
+  it->pool = pool;
   kernel->open++;
-  p->watch = it;
+  *where = it;
+  return 0;
+}
+
+static void on_room(uv_poll_t *poll, int status, int events)
+{
+  (void)status, (void)events;
+  peri__process_flush_orders(((watch *)poll)->process);
+}
+
+static void stop_watch(watch **where)
+{
+  watch *it = *where;
+  if (it == NULL)
+    return;
+  it->process = NULL;
+  uv_close(&it->uv.handle, on_closed);
+  *where = NULL;
+}
+
+void peri__process_watch_control(process *p)
+{
+  if (p->orders.length == 0) {
+    stop_watch(&p->control_watch);
+  } else if (p->control_watch == NULL && p->pool->io.loop != NULL &&
+             make_watch(p->pool, p, p->control, &p->control_watch) == 0) {
+    uv_unref(&p->control_watch->uv.handle);
+    uv_poll_start(&p->control_watch->uv.poll, UV_WRITABLE, on_room);
+  }
+}
+
+static void watch_end(process *p)
+{
+  if (p->pidfd < 0 || make_watch(p->pool, p, p->pidfd, &p->end_watch) < 0)
+    return; /* its channel will tell */
+  uv_unref(&p->end_watch->uv.handle);
+  uv_poll_start(&p->end_watch->uv.poll, UV_READABLE, on_end);
+}
+
+void peri__process_watch_start(process_pool *pool)
+{
+  int ms = peri__process_pool_patience(pool);
+  if (ms < 0 || pool->io.loop == NULL) {
+    stop_watch(&pool->timer);
+    return;
+  }
+  if (pool->timer == NULL && make_watch(pool, NULL, -1, &pool->timer) < 0)
+    return;
+  uv_unref(&pool->timer->uv.handle);
+  uv_update_time(pool->io.loop->kernel->uv);
+  uv_timer_start(&pool->timer->uv.timer, on_timer, (uint64_t)ms, 0);
+}
+
+int peri__process_watch(process *p)
+{
+  int code = make_watch(p->pool, p, p->channel.fd, &p->watch);
+  if (code < 0)
+    return code;
+  watch_end(p);
   p->held = true; /* as libuv's handles are */
   peri__process_hold(p);
   peri__process_rewatch(p);
+  peri__process_watch_control(p);
   return 0;
 }
 
 void peri__process_unwatch(process *p)
 {
-  if (p->watch == NULL)
-    return;
-  p->watch->process = NULL;
-  uv_close((uv_handle_t *)&p->watch->poll, on_closed);
-  p->watch = NULL;
+  stop_watch(&p->watch);
+  stop_watch(&p->control_watch);
+  stop_watch(&p->end_watch);
 }
 
 /* A delivery that is under way is made by a post. */
@@ -132,6 +226,7 @@ void peri__process_pool_detach(process_pool *pool)
     peri__node_unlink(&pool->io.listed);
   for (unsigned i = 0; i < pool->count; i++)
     peri__process_unwatch(pool->processes[i]);
+  stop_watch(&pool->timer);
   if (!peri__node_listed(&pool->deliver.node))
     return;
   peri__node_unlink(&pool->deliver.node);
@@ -160,6 +255,7 @@ int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop)
   int code = 0;
   for (unsigned i = 0; i < pool->count && code == 0; i++)
     code = peri__process_watch(pool->processes[i]);
+  peri__process_watch_start(pool);
   if (code < 0)
     peri__process_pool_detach(pool);
   return code;

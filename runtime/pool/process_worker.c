@@ -23,7 +23,14 @@
 #include "pool/shared.h"
 #include "pool/worker.h"
 
-enum { STATUS_BAD_START = 2, LINE = 65536, LINGER = 32, STREAK = 16 };
+enum {
+  STATUS_BAD_START = 2,
+  LINE = 65536,
+  LINGER = 32,
+  STREAK = 16,
+  PATIENCE = 10 /* seconds until memory is given back */
+};
+#define NEVER UINT64_MAX
 
 typedef struct worker_process {
   peri__channel channel;
@@ -31,9 +38,12 @@ typedef struct worker_process {
   peri__worker_setup setup;
   peri__worker worker;
   peri__chunk_places in, out;
+  peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
   int64_t spin;
   unsigned streak; /* packets since it slept */
   int control;
+  uv_mutex_t mutex; /* guards worker.rt and home.rt */
+  peri__home home;  /* for notes to worker.rt */
   pthread_t main, watch;
   atomic_bool done;
   /* The job that runs: its slot and 1 more; 0: none does. */
@@ -43,12 +53,12 @@ typedef struct worker_process {
 
 /* -- The other thread ---------------------------------------------------------- */
 
-static bool wait_for_control(int fd, int64_t grace)
+/* False: the time, in nanoseconds, is over. */
+static bool wait_for_control(int fd, uint64_t end)
 {
   struct pollfd look = {.fd = fd, .events = POLLIN};
-  int ms = grace < 0                          ? -1
-           : grace / 1000000 >= INT32_MAX - 1 ? INT32_MAX
-                                              : (int)(grace / 1000000) + 1;
+  uint64_t now = uv_hrtime(), left = end > now ? (end - now) / 1000000 + 1 : 0;
+  int ms = end == NEVER ? -1 : left >= INT32_MAX ? INT32_MAX : (int)left;
   int n;
   do
     n = poll(&look, 1, ms);
@@ -79,25 +89,64 @@ static void interrupt_job(worker_process *self, const peri__order *order)
 #endif
 }
 
+/* False: this process ends. Else the owner has gone if it cannot be had, and so
+ * has this process. */
+static bool receive_all(worker_process *self, void *data, size_t size)
+{
+  for (size_t got = 0; got < size;) {
+    ssize_t n = recv(self->control, (char *)data + got, size - got, 0);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (atomic_load(&self->done))
+      return false;
+    if (n <= 0)
+      _exit(0);
+    got += (size_t)n;
+  }
+  return true;
+}
+
+/* A note is lost where there is no state, of which the owner is told, or no
+ * memory. */
+static bool take_note(worker_process *self, const peri__order *order)
+{
+  peri__message note = {.chunk_count = 0};
+  size_t length = (size_t)order->length;
+  if (peri__buffer_reserve(&note.bytes, length) < 0)
+    _exit(EXIT_FAILURE);
+  note.bytes.length = length;
+  bool well = receive_all(self, note.bytes.data, length);
+  uv_mutex_lock(&self->mutex);
+  if (well && self->worker.rt != NULL) {
+    if (self->home.rt != self->worker.rt) /* which the other thread reads */
+      self->home.rt = self->worker.rt;
+    peri__home_leave_note(&self->home, &self->worker.peer, &note);
+  }
+  uv_mutex_unlock(&self->mutex);
+  peri__message_fini(&note);
+  return well;
+}
+
 static void *watch_main(void *argument)
 {
   worker_process *self = argument;
-  peri__order order = {.grace = -1};
+  peri__order order;
+  uint64_t end = NEVER, unwanted = 0;
   for (;;) {
-    if (!wait_for_control(self->control, order.grace)) {
-      if (atomic_load(&self->current) == (uint64_t)order.slot + 1)
+    if (!wait_for_control(self->control, end)) {
+      if (atomic_load(&self->current) == unwanted)
         kill(getpid(), SIGKILL);
-      order.grace = -1;
-      continue;
-    }
-    ssize_t got = recv(self->control, &order, sizeof order, MSG_WAITALL);
-    if (got < 0 && errno == EINTR)
-      continue;
-    if (atomic_load(&self->done))
+      end = NEVER;
+    } else if (!receive_all(self, &order, sizeof order)) {
       return NULL;
-    if (got != sizeof order)
-      _exit(0);
-    interrupt_job(self, &order);
+    } else if (order.kind == PERI__ORDER_NOTE) {
+      if (!take_note(self, &order))
+        return NULL;
+    } else {
+      unwanted = (uint64_t)order.slot + 1;
+      end = uv_hrtime() + (uint64_t)order.grace;
+      interrupt_job(self, &order);
+    }
   }
 }
 
@@ -145,9 +194,27 @@ static void send_packet(worker_process *self, peri__packet packet,
   send_parts(self, parts, 2);
 }
 
-/* Code that the owner has not got goes ahead. */
+/* The place of the block that has the message, once the owner knows it; -1: it
+ * goes through the channel. */
+static int send_block(worker_process *self, const peri__buffer *bytes)
+{
+  if (bytes->blocks == NULL || bytes->length <= PERI__BLOCK_LEAST)
+    return -1;
+  int place = peri__blocks_place(self->blocks, bytes->data);
+  int fd = peri__blocks_fd(self->blocks, place);
+  if (fd < 0)
+    return place;
+  if (peri__channel_send_fds(self->channel.fd, &fd, 1) < 0)
+    return -1;
+  send_packet(
+      self, (peri__packet){.kind = PERI__PACKET_BLOCK, .slot = (uint32_t)place},
+      NULL);
+  return place;
+}
+
+/* Code that the owner has not got goes ahead. A block is the owner's then. */
 static void send_message(worker_process *self, peri__packet packet,
-                         const peri__message *message)
+                         peri__message *message)
 {
   unsigned char places[PERI__MESSAGE_CHUNKS];
   uint32_t n = message->chunk_count;
@@ -163,11 +230,19 @@ static void send_message(worker_process *self, peri__packet packet,
                                  .length = chunk->length},
                   chunk->code);
   }
-  packet.chunks = (uint8_t)n;
-  packet.length = n + message->bytes.length;
+  int block = send_block(self, &message->bytes);
+  uint64_t length = message->bytes.length;
   struct iovec parts[3] = {{&packet, sizeof packet},
                            {places, n},
                            {message->bytes.data, message->bytes.length}};
+  if (block >= 0) {
+    packet.block = (uint8_t)(block + 1);
+    parts[2] = (struct iovec){&length, sizeof length};
+    peri__blocks_hand_over(self->blocks, block);
+    message->bytes = (peri__buffer){0};
+  }
+  packet.chunks = (uint8_t)n;
+  packet.length = n + parts[2].iov_len;
   send_parts(self, parts, 3);
 }
 
@@ -210,9 +285,19 @@ static bool linger(worker_process *self)
   return came;
 }
 
+/* Nothing has come for long: the memory of large messages is given back. */
+static void tell_idle(worker_process *self)
+{
+  if (peri__blocks_empty(self->blocks) && peri__blocks_empty(self->owners))
+    return;
+  peri__blocks_trim(self->blocks);
+  send_packet(self, (peri__packet){.kind = PERI__PACKET_IDLE}, NULL);
+}
+
 static bool receive_packet(worker_process *self, peri__packet *packet,
                            const char **payload)
 {
+  bool idle = false;
   while (!peri__reader_next(&self->reader, packet, payload)) {
     ssize_t got = peri__reader_fill(&self->reader, &self->channel);
     if (got < 0)
@@ -220,25 +305,49 @@ static bool receive_packet(worker_process *self, peri__packet *packet,
     if (got > 0 || linger(self) || !peri__channel_sleep(&self->channel))
       continue;
     self->streak = 0;
-    peri__channel_wait(&self->channel, false);
+    if (!peri__channel_wait(&self->channel, false) && !idle) {
+      idle = true;
+      tell_idle(self);
+    }
   }
   self->streak++;
   return true;
 }
 
-/* Waits for the next packet but code, which is kept. False: there will be none.
- */
+static bool take_block(worker_process *self, uint32_t place)
+{
+  int fd = peri__channel_expect_fd(&self->channel);
+  return fd >= 0 && peri__blocks_arrived(self->owners, place, fd) == 0;
+}
+
+/* Waits for the next packet but code and blocks, which are kept. False: there
+ * will be none. */
 static bool next_packet(worker_process *self, peri__packet *packet,
                         const char **payload)
 {
-  while (receive_packet(self, packet, payload)) {
-    if (packet->kind != PERI__PACKET_CODE)
+  bool well = true;
+  while (well && receive_packet(self, packet, payload)) {
+    if (packet->kind == PERI__PACKET_CODE)
+      well = peri__chunk_arrived(&self->in, packet->slot, *payload,
+                                 (size_t)packet->length) == 0;
+    else if (packet->kind == PERI__PACKET_BLOCK)
+      well = take_block(self, packet->slot);
+    else
       return true;
-    if (peri__chunk_arrived(&self->in, packet->slot, *payload,
-                            (size_t)packet->length) < 0)
-      return false;
   }
   return false;
+}
+
+static bool read_block(worker_process *self, const peri__packet *packet,
+                       peri__buffer *bytes)
+{
+  uint64_t length;
+  if (bytes->length != sizeof length)
+    return false;
+  memcpy(&length, bytes->data, sizeof length);
+  bytes->length = (size_t)length;
+  bytes->data = peri__blocks_at(self->owners, packet->block - 1u, length);
+  return bytes->data != NULL;
 }
 
 /* The message in a packet; it borrows the bytes. */
@@ -255,14 +364,40 @@ static bool read_message(worker_process *self, const peri__packet *packet,
   }
   message->bytes.data = (char *)payload + n;
   message->bytes.length = (size_t)packet->length - n;
-  return true;
+  return packet->block == 0 || read_block(self, packet, &message->bytes);
 }
 
 /* -- Jobs ------------------------------------------------------------------------ */
 
+static int send_note(peri__peer *peer, peri__message *note)
+{
+  worker_process *self =
+      (worker_process *)((char *)peer - offsetof(worker_process, worker.peer));
+  send_message(self, (peri__packet){.kind = PERI__PACKET_NOTE}, note);
+  return 0;
+}
+
+static void read_notes(lua_State *L, void *argument)
+{
+  worker_process *self = argument;
+  atomic_store(&self->home.posted, false);
+  peri__home_read_notes(&self->home, L);
+}
+
+/* There is no state: what was left for the one before is lost. */
+static void reset_notes(worker_process *self)
+{
+  uv_mutex_lock(&self->mutex);
+  peri__home_drop_notes(&self->home);
+  atomic_store(&self->home.posted, false);
+  uv_mutex_unlock(&self->mutex);
+}
+
 static void run_job(worker_process *self, peri__job *job)
 {
   char *text = NULL;
+  if (self->worker.rt == NULL)
+    reset_notes(self);
   int status = peri__worker_open(&self->worker, &text);
   if (status == 0) {
     peri__worker_run(&self->worker, job);
@@ -317,6 +452,8 @@ static bool do_job(worker_process *self, const peri__packet *packet,
     send_text(self, answer, job.text);
   job.in.bytes = (peri__buffer){0};
   peri__job_fini(&job);
+  if (self->worker.rt == NULL && !self->worker.exited)
+    send_packet(self, (peri__packet){.kind = PERI__PACKET_GONE}, NULL);
   return true;
 }
 
@@ -369,13 +506,18 @@ static bool take_start(worker_process *self)
   close(null);
   char *page = NULL;
   size_t size;
-  if (n > PERI__START_PAGE &&
-      peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page,
-                       &size) < 0)
-    return false;
+  if (n > PERI__START_PAGE) {
+    self->blocks = peri__blocks_new(true);
+    self->owners = peri__blocks_new(false);
+    if (peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), true, &page,
+                         &size) < 0 ||
+        self->blocks == NULL || self->owners == NULL)
+      return false;
+  }
   self->control = fds[PERI__START_CONTROL];
   peri__channel_init(&self->channel, fds[PERI__START_CHANNEL],
                      (peri__page *)(void *)page, false);
+  peri__channel_set_patience(&self->channel, PATIENCE);
   return true;
 }
 
@@ -432,6 +574,9 @@ static int work(worker_process *self, const peri_options *options)
   if (!read_setup(self, options))
     return EXIT_FAILURE;
   self->worker.setup = &self->setup;
+  self->worker.blocks = self->blocks;
+  self->worker.guard = &self->mutex;
+  self->worker.send = send_note;
   self->worker.kind = "process";
   snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
   if (peri__worker_open(&self->worker, &text) != 0) {
@@ -451,9 +596,13 @@ static void finish(worker_process *self)
   shutdown(self->control, SHUT_RD);
   pthread_join(self->watch, NULL);
   close(self->control);
+  peri__home_drop_notes(&self->home);
+  uv_mutex_destroy(&self->mutex);
   peri__worker_setup_fini(&self->setup);
   peri__chunk_places_fini(&self->in);
   peri__chunk_places_fini(&self->out);
+  peri__blocks_unref(self->blocks);
+  peri__blocks_unref(self->owners);
   peri__reader_fini(&self->reader);
   peri__shared_unmap((char *)self->channel.page, sizeof(peri__page));
   peri__channel_fini(&self->channel);
@@ -469,7 +618,9 @@ int peri_worker_main(const peri_options *given)
   options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   set_signals();
-  if (!take_start(&self) || !start_watch(&self)) {
+  peri__home_init(&self.home, NULL, read_notes, &self);
+  if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self) ||
+      !start_watch(&self)) {
     fputs("perilune: a worker is started by its process pool\n", stderr);
     return STATUS_BAD_START;
   }

@@ -83,9 +83,10 @@ static int check_memory(int fd)
 
 #endif
 
-static int map(int fd, size_t size, char **data)
+static int map(int fd, size_t size, bool writes, char **data)
 {
-  void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  int access = writes ? PROT_READ | PROT_WRITE : PROT_READ;
+  void *at = mmap(NULL, size, access, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED)
     return -errno;
   *data = at;
@@ -97,7 +98,7 @@ int peri__shared_new(size_t size, char **data, int *out)
   int fd = open_memory(size);
   if (fd < 0)
     return fd;
-  int code = map(fd, size, data);
+  int code = map(fd, size, true, data);
   if (code == 0)
     *out = fd;
   else
@@ -105,7 +106,8 @@ int peri__shared_new(size_t size, char **data, int *out)
   return code;
 }
 
-int peri__shared_map(int fd, size_t least, char **data, size_t *size)
+int peri__shared_map(int fd, size_t least, bool writes, char **data,
+                     size_t *size)
 {
   struct stat what;
   int code = check_memory(fd);
@@ -115,10 +117,19 @@ int peri__shared_map(int fd, size_t least, char **data, size_t *size)
     code = UV_EINVAL;
   if (code == 0) {
     *size = (size_t)what.st_size;
-    code = map(fd, *size, data);
+    code = map(fd, *size, writes, data);
   }
   close(fd);
   return code;
+}
+
+void peri__shared_discard(char *data, size_t size)
+{
+#if defined(MADV_REMOVE)
+  madvise(data, size, MADV_REMOVE);
+#else
+  (void)data, (void)size;
+#endif
 }
 
 void peri__shared_unmap(char *data, size_t size)

@@ -42,7 +42,9 @@ static void encode(lua_State *L, peri__job *job, int first, int n,
 {
   peri__message *message = &job->worker->out;
   peri__message_clear(message);
-  if (job->home != NULL && job->in.bytes.data != job->room)
+  if (job->worker->blocks != NULL)
+    peri__buffer_use(&message->bytes, job->worker->blocks);
+  else if (job->home != NULL && job->in.bytes.data != job->room)
     peri__buffer_swap(&message->bytes, &job->in.bytes);
   message->bytes.length = 0;
   peri__encode(L, peri__rt(L), first, n, kind, true, message);

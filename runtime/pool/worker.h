@@ -27,9 +27,10 @@ typedef struct peri__worker {
   /* Leaves a job that has returned where it belongs, and gives another one,
    * which has begun; NULL, and nothing is done: none can be had at once. */
   peri__job *(*next)(struct peri__worker *worker, peri__job *done);
-  peri__job *job;    /* that runs */
-  peri__message out; /* results are encoded here */
-  peri__peer peer;   /* the owner, as this state sees it */
+  peri__job *job;       /* that runs */
+  peri__message out;    /* results are encoded here */
+  peri__blocks *blocks; /* where they grow large, or NULL */
+  peri__peer peer;      /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
   /* Makes the pool of this worker, as its jobs see it, with the home of those
    * that they submit; it is owned by this state. NULL: there is none; returns

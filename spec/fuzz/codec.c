@@ -149,7 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   /* A copy, so that a read past its end is noticed. */
   char *bytes = malloc(size ? size : 1);
   memcpy(bytes, data, size);
-  peri__message message = {.bytes = {bytes, size, 0}};
+  peri__message message = {.bytes = {.data = bytes, .length = size}};
   try(L, &message);
   lua_settop(L, 1);
   free(bytes);

@@ -114,6 +114,28 @@ describe("ProcessPoolExecutor", function()
     for i = 0, 22 do assert.equal(2 << i, #jobs[i]:await()) end
   end)
 
+  it("carries many large messages at once", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+    local jobs, texts = {}, {}
+    for i = 1, 60 do
+      texts[i] = string.char(i):rep(200000 + i)
+      jobs[i] = executor:submit(string.reverse, texts[i])
+    end
+    for i = 1, 60 do assert.is_true(texts[i] == jobs[i]:await()) end
+  end)
+
+  it("goes on with large messages after a worker's death", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local path, text = support.file "", ("x"):rep(1 << 20)
+    local function length(s) return #s, s end
+    assert.same({ #text, text }, { executor:submit(length, text):await() })
+    local job, ahead = executor:submit(stay, path), {}
+    for i = 1, 20 do ahead[i] = executor:submit(length, text .. i) end
+    kill(read_number(path))
+    assert.is_false(pcall(peri.await, job))
+    for i = 1, 20 do assert.same({ #text + #tostring(i), text .. i }, { ahead[i]:await() }) end
+  end)
+
   it("begins one worker's jobs in the order of their submission", function()
     local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
     local jobs = {}
@@ -249,6 +271,8 @@ describe("ProcessPoolExecutor", function()
 
   it("refuses wrong options", function()
     raises(peri.ValueError, "max_workers must be greater than 0", futures.ProcessPoolExecutor, { max_workers = 0 })
+    raises(peri.ValueError, "start_timeout must be greater than 0",
+      futures.ProcessPoolExecutor, { start_timeout = 0 })
     raises(peri.ValueError, "on_worker_death must be 'replace' or 'break'",
       futures.ProcessPoolExecutor, { on_worker_death = "ignore" })
     raises(peri.ValueError, [[bad argument #1 to 'ProcessPoolExecutor' (unknown option "workers")]],
@@ -339,6 +363,99 @@ describe("a job in a process", function()
       assert.truthy(line:find("^" .. ("line"):rep(20) .. "\t[12]\t%d+$"))
     end
     assert.equal(1000, lines)
+  end)
+end)
+
+describe("a loop that was sent to a job in a process", function()
+  it("takes calls and coroutines from there", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local lines = {}
+    local said = peri.ref(lines)
+    local job = executor:submit(function(loop, ref)
+      local doubled = loop:run_coroutine_threadsafe(function(x) return x * 2 end, 21)
+      local bad = loop:run_coroutine_threadsafe(function() error(require "perilune".ValueError "bad") end)
+      local ok, err = pcall(peri.await, bad)
+      local endless = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+      endless:cancel()
+      loop:call_soon_threadsafe(table.insert, ref, "called")
+      return doubled:await(), ok, err, ref, endless:cancelled()
+    end, peri.get_running_loop(), said)
+    local doubled, ok, err, ref, cancelled = job:await()
+    assert.same({ 42, false, true, true, true },
+      { doubled, ok, peri.ValueError:is(err), ref == lines, cancelled })
+    while not lines[1] do peri.sleep(0) end
+    assert.same({ "called" }, lines)
+  end)
+
+  it("takes large notes", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    assert.equal(1 << 20, executor:submit(function(loop)
+      return #loop:run_coroutine_threadsafe(string.rep, "x", 1 << 20):await()
+    end, peri.get_running_loop()):await())
+  end)
+
+  it("answers that to a job which is the last", function()
+    local executor = futures.ProcessPoolExecutor { max_workers = 1 }
+    local job = executor:submit(function(loop) return loop:run_coroutine_threadsafe(math.abs, -5):await() end,
+      peri.get_running_loop())
+    executor:shutdown { wait = false }
+    assert.equal(5, job:await())
+    executor:shutdown()
+  end)
+end)
+
+describe("the loop of a worker process", function()
+  local function own_loop() return peri.get_running_loop() end
+
+  it("takes calls while its job waits", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(function()
+      while not told do peri.sleep(0) end -- luacheck: globals told
+      return told -- luacheck: globals told
+    end)
+    local ahead = executor:submit(math.abs, -1)
+    loop:call_soon_threadsafe(function(value) told = value end, "a note") -- luacheck: globals told
+    assert.equal("a note", job:await())
+    assert.equal(1, ahead:await())
+  end)
+
+  it("runs coroutines for its owner, many at once", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(function() return peri.sleep(1e9) end)
+    local answers = {}
+    for i = 1, 200 do
+      answers[i] = loop:run_coroutine_threadsafe(function(s, n) return #s + n end, ("x"):rep(10000), i)
+    end
+    for i = 1, 200 do assert.equal(10000 + i, answers[i]:await()) end
+    job:cancel { running = true }
+    assert.is_false(pcall(peri.await, job))
+  end)
+
+  it("is gone with its worker, and so are its answers", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local path = support.file ""
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(stay, path)
+    local answer = loop:run_coroutine_threadsafe(math.abs, -1)
+    kill(read_number(path))
+    raised(peri.RuntimeError, "the state of the loop has gone", answer)
+    assert.is_false(pcall(peri.await, job))
+    raises(peri.RuntimeError, "the state of the loop cannot be reached",
+      loop.call_soon_threadsafe, loop, math.abs, -1)
+  end)
+
+  it("is gone with its state", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local loop = executor:submit(own_loop):await()
+    local job = executor:submit(peri.sleep, 1e9)
+    while not job:running() do peri.sleep(0) end
+    local answer = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+    job:cancel { running = true }
+    assert.is_false(pcall(peri.await, job))
+    raised(peri.RuntimeError, "the state of the loop has gone", answer)
+    assert.equal(2, executor:submit(math.abs, -2):await())
   end)
 end)
 
@@ -447,6 +564,38 @@ describe("a worker process that dies", function()
   end)
 end)
 
+describe("a process pool without descriptors", function()
+  it("fails what it cannot do, and goes on", function()
+    local file = support.file [[
+      local peri = require "perilune"
+      local futures = require "perilune.futures"
+      local text, failed = ("x"):rep(1 << 18), 0
+      local function double(s) return s .. s end
+      for left = 0, 20 do
+        local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+        local files, file = {}, io.open "/dev/null"
+        while file do
+          files[#files + 1], file = file, io.open "/dev/null"
+        end
+        for _ = 1, left do table.remove(files):close() end
+        local ok, err = pcall(function() return executor:submit(double, text):await() end)
+        for _, other in ipairs(files) do other:close() end
+        if ok then
+          assert(err == text .. text)
+        else
+          failed = failed + 1
+          assert(tostring(err):find "too many open files", err)
+        end
+        assert(executor:submit(double, text):await() == text .. text)
+      end
+      print(failed > 0 and failed < 21)
+    ]]
+    local out, err, code = support.shell(("ulimit -n 64; exec timeout 60 %s %s"):format(
+      support.quote(support.program), file))
+    assert.same({ "true\n", "", 0 }, { out, err, code })
+  end)
+end)
+
 describe("the owner of worker processes", function()
   it("that ends with jobs outstanding has them done, and starts no worker for it", function()
     local out, err, status = support.run_code [[
@@ -470,10 +619,10 @@ describe("the owner of worker processes", function()
         file:close()
         os.rename(path .. ".part", path)
       end
-      local busy = executor:submit(function(path)
+      local busy = executor:submit(function(path, text)
         tell(path)
-        while true do pcall(error) end
-      end, "%s/busy")
+        while #text > 0 do pcall(error) end
+      end, "%s/busy", ("x"):rep(1 << 18))
       local asleep = executor:submit(function(path)
         tell(path)
         require "perilune".sleep(1e6)
@@ -498,24 +647,42 @@ describe("the owner of worker processes", function()
     return not stat or stat:find "%) Z" ~= nil
   end
 
+  -- By inode, what process pools share of what the process has mapped.
+  local function shared_memory(number)
+    local inodes = {}
+    local file <close> = io.open(("/proc/%s/maps"):format(number))
+    for inode in (file and file:read "a" or ""):gmatch "(%d+) +/memfd:perilune" do inodes[inode] = true end
+    return inodes
+  end
+
   it("takes them with it when it is killed", function()
     local pids = start_owner()
     assert.is_false(is_gone(pids.busy))
     assert.is_false(is_gone(pids.asleep))
+    local memory = shared_memory(pids.busy)
     kill(pids.owner)
     while not (is_gone(pids.busy) and is_gone(pids.asleep)) do peri.sleep(0) end
+    for entry in lfs.dir "/proc" do
+      if entry:find "^%d+$" then
+        for inode in pairs(shared_memory(entry)) do assert.is_nil(memory[inode]) end
+      end
+    end
   end)
 end)
 
 describe("a worker program", function()
   local garbage = support.program:match "^(.*/)[^/]*$" .. "spec/garbage"
 
-  local function breaks(...)
+  local function breaks_with(options, ...)
     command { ... }
-    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+    local executor <close> = futures.ProcessPoolExecutor(options)
     local ok, err = pcall(peri.await, executor:submit(nothing))
     assert.is_false(ok)
     return tostring(err)
+  end
+
+  local function breaks(...)
+    return breaks_with({ max_workers = 2 }, ...)
   end
 
   it("that does not exist is an error of submit", function()
@@ -530,6 +697,26 @@ describe("a worker program", function()
       "worker process %d+ ended with status 0 before it said hello: is '/bin/cat' a worker program%?$"))
     assert.truthy(breaks("/bin/sh", "-c", "exit 7"):find "ended with status 7 before it said hello")
     assert.truthy(breaks(garbage, "quiet"):find "ended with status 0 before it said hello")
+  end)
+
+  it("that says nothing breaks the pool after a while", function()
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, "/bin/sleep", "infinity"):find(
+      "the pool is broken, worker process %d+ was not ready after 0.05 seconds: is '/bin/sleep' a worker program%?$"))
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, garbage, "wait"):find "was not ready after 0.05 seconds: is ")
+    assert.truthy(breaks_with({ start_timeout = 0.05 }, garbage, "hello"):find "was not ready after 0.05 seconds$")
+  end)
+
+  it("that says nothing does not keep a shutdown outside of loops", support.top_level(function()
+    multiprocessing.set_executable { "/bin/sleep", "infinity" }
+    local executor = futures.ProcessPoolExecutor { max_workers = 2, start_timeout = 0.05 }
+    local job = executor:submit(nothing)
+    multiprocessing.set_executable(nil)
+    executor:shutdown()
+    assert.truthy(tostring(job:exception()):find "was not ready after 0.05 seconds")
+  end))
+
+  it("that leaves its channel to another process is seen to end", function()
+    assert.truthy(breaks(garbage, "fork"):find "ended with status 3 before it did anything$")
   end)
 
   it("that sends garbage breaks the pool", function()

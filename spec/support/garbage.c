@@ -4,6 +4,8 @@
  *
  *   quiet   ends at once
  *   wait    says nothing; ends when the channel does
+ *   hello   says hello, and nothing more
+ *   fork    says that it is ready, and ends; a child of it has the channel open
  *   head    damages the position in the ring
  *   bytes   sends random bytes
  *   packets says hello, and sends random packets that are well formed
@@ -31,15 +33,30 @@ static void put(const void *data, size_t size)
   }
 }
 
-static void put_hello(void)
+static void put_hello(bool ready)
 {
   peri__hello hello = {.magic = PERI__PACKETS_MAGIC,
                        .format = PERI__PACKETS_FORMAT};
   peri__packet packet = {.kind = PERI__PACKET_HELLO, .length = sizeof hello};
   put(&packet, sizeof packet);
   put(&hello, sizeof hello);
+  if (!ready)
+    return;
   packet = (peri__packet){.kind = PERI__PACKET_READY};
   put(&packet, sizeof packet);
+}
+
+/* What is no block as often as one. */
+static void put_block(void)
+{
+  char *data;
+  int fd;
+  if (rand() % 2 == 0)
+    fd = dup(0);
+  else if (peri__shared_new((size_t)1 << (rand() % 24), &data, &fd) < 0)
+    return;
+  peri__channel_send_fds(channel.fd, &fd, 1);
+  close(fd);
 }
 
 static void put_packet(void)
@@ -48,12 +65,16 @@ static void put_packet(void)
   peri__packet packet = {.kind = (uint8_t)(rand() % 12),
                          .outcome = (uint8_t)(rand() % 8),
                          .chunks = (uint8_t)(rand() % 4),
+                         .block = (uint8_t)(rand() % 8 ? 0 : rand() % 20),
                          .slot = (uint32_t)(rand() % 4)};
   packet.length = (uint64_t)(rand() % (int)sizeof payload);
   for (size_t i = 0; i < sizeof payload; i++)
     payload[i] = (char)rand();
   if (rand() % 16 == 0)
     packet.length = (uint64_t)rand() << 40;
+  if (packet.kind == PERI__PACKET_BLOCK && channel.page != NULL &&
+      rand() % 4 != 0)
+    put_block();
   put(&packet, sizeof packet);
   put(payload, packet.length % sizeof payload);
 }
@@ -73,7 +94,8 @@ static bool start(void)
   char *page = NULL;
   size_t size;
   if (n > PERI__START_PAGE)
-    peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), &page, &size);
+    peri__shared_map(fds[PERI__START_PAGE], sizeof(peri__page), true, &page,
+                     &size);
   peri__channel_init(&channel, fds[PERI__START_CHANNEL],
                      (peri__page *)(void *)page, false);
   return n >= PERI__START_PAGE;
@@ -86,18 +108,27 @@ int main(int argc, char **argv)
   if (strcmp(mode, "quiet") == 0 || !start())
     return 0;
   if (strcmp(mode, "head") == 0 && channel.page != NULL) {
-    put_hello();
+    put_hello(true);
     atomic_store(&channel.out->head, 0x12345678);
     if (write(channel.fd, "x", 1) < 0) /* wakes the owner */
       return 1;
+  } else if (strcmp(mode, "hello") == 0) {
+    put_hello(false);
+  } else if (strcmp(mode, "fork") == 0) {
+    put_hello(true);
+    if (fork() != 0)
+      return 3;
   } else if (strcmp(mode, "packets") == 0) {
-    put_hello();
+    put_hello(true);
     for (int i = 0; i < 100; i++)
       put_packet();
   } else if (strcmp(mode, "wait") != 0) {
     put_bytes();
   }
-  while (!channel.ended && channel.page != NULL)
+  while (!channel.ended) {
+    char bytes[4096];
     peri__channel_wait(&channel, false);
+    peri__channel_read(&channel, bytes, sizeof bytes);
+  }
   return 0;
 }
