@@ -396,7 +396,8 @@ static int send_to_worker(peri__peer *peer, peri__message *note)
   int status = PERI_EFAILED;
   uv_mutex_lock(&thread->mutex);
   if (thread->worker.rt != NULL) {
-    thread->home.rt = thread->worker.rt;
+    if (thread->home.rt != thread->worker.rt) /* which reads it meanwhile */
+      thread->home.rt = thread->worker.rt;
     status = peri__home_leave_note(&thread->home, &thread->worker.peer, note);
   }
   uv_mutex_unlock(&thread->mutex);
