@@ -365,8 +365,7 @@ static void finish(lua_State *L, peri_runtime *rt, int idx)
 static void bury(lua_State *L, peri__executor *executor)
 {
   if (executor->pool->ops->bury != NULL && peri__list_empty(&executor->done) &&
-      atomic_load(&executor->home.done) == NULL &&
-      atomic_load(&executor->home.notes) == NULL)
+      peri__home_empty(&executor->home))
     executor->pool->ops->bury(executor->pool, L);
 }
 

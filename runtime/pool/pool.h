@@ -133,6 +133,11 @@ int peri__home_leave_note(peri__home *home, peri__peer *peer,
 /* Gives all notes to their peers. The home's thread. */
 void peri__home_read_notes(peri__home *home, lua_State *L);
 void peri__home_drop_notes(peri__home *home);
+/* Whether there is nothing. */
+static inline bool peri__home_empty(peri__home *home)
+{
+  return atomic_load(&home->done) == NULL && atomic_load(&home->notes) == NULL;
+}
 /* Has deliver called once more. Any thread. */
 void peri__home_notify(peri__home *home);
 /* Moves all that came, in the order of their ending, to the end of a list. The
@@ -176,8 +181,9 @@ typedef struct peri__pool_ops {
   void (*join)(peri__pool *pool);
   /* Closes the peers of a joined pool, if it has any; NULL: it has none. */
   void (*close_peers)(peri__pool *pool, lua_State *L);
-  /* The same of those that have gone, when nothing of theirs is at home; NULL: as
-   * long as the pool is there, none goes. */
+  /* The same of those that have gone, if nothing of theirs is at home: called
+   * when there was nothing, but more may have come. NULL: as long as the pool is
+   * there, none goes. */
   void (*bury)(peri__pool *pool, lua_State *L);
   /* Of a joined pool, or one that never had a job. */
   void (*free)(peri__pool *pool);

@@ -76,7 +76,7 @@ static void begin(peri__thread *thread, peri__job *job)
 {
   peri__worker_settle(&thread->worker);
   job->carrier = thread;
-  job->peer = job->home->guest == NULL ? &thread->peer : NULL;
+  job->peer = job->home->guest == NULL ? peri__thread_peer(thread) : NULL;
   thread->current = job;
   set_state(job, PERI__JOB_RUNS);
 }
@@ -287,15 +287,6 @@ static void break_pool(thread_pool *pool, char *text)
   }
 }
 
-/* There is no state: what was left for the one before is lost. */
-static void reset_notes(peri__thread *thread)
-{
-  uv_mutex_lock(&thread->mutex);
-  peri__home_drop_notes(&thread->home);
-  atomic_store(&thread->home.posted, false);
-  uv_mutex_unlock(&thread->mutex);
-}
-
 /* An error has got it past the end of its rest. */
 static void stop_resting(peri__thread *thread)
 {
@@ -304,17 +295,27 @@ static void stop_resting(peri__thread *thread)
   uv_mutex_unlock(&thread->pool->mutex);
 }
 
+/* Opens the thread's state if there is none. 0; or as peri__worker_open, and the
+ * text. */
+static int open_state(thread_pool *pool, peri__thread *thread, peri__job *job,
+                      char **text)
+{
+  if (atomic_load(&pool->head.broken) != NULL)
+    return -1;
+  if (peri_unlikely(thread->worker.rt == NULL) &&
+      !peri__thread_state_renew(thread, job))
+    return 1;
+  return peri__worker_open(&thread->worker, text);
+}
+
 static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
 {
-  peri__worker *worker = &thread->worker;
   char *text = NULL;
-  if (worker->rt == NULL)
-    reset_notes(thread);
-  int status = atomic_load(&pool->head.broken) != NULL
-                   ? -1
-                   : peri__worker_open(worker, &text);
+  bool gone = false;
+  int status = open_state(pool, thread, job, &text);
   if (status == 0) {
-    job = peri__worker_run(worker, job);
+    job = peri__worker_run(&thread->worker, job);
+    gone = thread->worker.rt == NULL;
     if (peri_unlikely(thread->rests))
       stop_resting(thread);
   } else if (status > 0) {
@@ -325,6 +326,8 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
     job->outcome = PERI__JOB_BROKEN;
   }
   peri__thread_job_done(pool, job);
+  if (peri_unlikely(gone))
+    peri__thread_state_part(thread);
 }
 
 /* Of all signals only the one that interrupts. */
@@ -386,45 +389,6 @@ static void thread_free(peri__thread *thread)
   free(thread);
 }
 
-/* -- Notes ------------------------------------------------------------------ */
-
-/* Of the owner's, on its thread: to the state that the worker has now. */
-static int send_to_worker(peri__peer *peer, peri__message *note)
-{
-  peri__thread *thread =
-      (peri__thread *)((char *)peer - offsetof(peri__thread, peer));
-  int status = PERI_EFAILED;
-  uv_mutex_lock(&thread->mutex);
-  if (thread->worker.rt != NULL) {
-    if (thread->home.rt != thread->worker.rt) /* the worker may be reading it */
-      thread->home.rt = thread->worker.rt;
-    status = peri__home_leave_note(&thread->home, &thread->worker.peer, note);
-  }
-  uv_mutex_unlock(&thread->mutex);
-  return status;
-}
-
-static int send_to_owner(peri__peer *peer, peri__message *note)
-{
-  peri__thread *thread =
-      (peri__thread *)((char *)peer - offsetof(peri__thread, worker.peer));
-  return peri__home_leave_note(thread->pool->head.home, &thread->peer, note);
-}
-
-static void read_notes(lua_State *L, void *argument)
-{
-  peri__thread *thread = argument;
-  atomic_store(&thread->home.posted, false);
-  peri__home_read_notes(&thread->home, L);
-}
-
-static void close_peers(peri__pool *head, lua_State *L)
-{
-  thread_pool *pool = (thread_pool *)head;
-  for (unsigned i = 0; i < pool->started; i++)
-    peri__peer_close(L, head->home->rt, &pool->threads[i]->peer);
-}
-
 /* "peri-3", in the 15 bytes that the system shows. */
 static void make_name(char *name, size_t size, const char *prefix,
                       unsigned number)
@@ -448,12 +412,10 @@ static peri__thread *thread_new(thread_pool *pool, bool debug)
   thread->worker.setup = &pool->setup;
   thread->worker.debug = debug;
   thread->worker.guard = &thread->mutex;
-  thread->worker.send = send_to_owner;
+  thread->worker.send = peri__thread_send_to_owner;
   thread->worker.own_pool = peri__thread_guest_new;
   thread->worker.next = next_of_worker;
-  thread->peer =
-      (peri__peer){.trusted = true, .chunks = true, .send = send_to_worker};
-  peri__home_init(&thread->home, NULL, read_notes, thread);
+  peri__home_init(&thread->home, NULL, peri__thread_read_notes, thread);
   thread->worker.kind = "thread";
   make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
             pool->started);
@@ -722,7 +684,8 @@ static const peri__pool_ops ops = {
     .interrupt = interrupt,
     .close = close_pool,
     .join = join,
-    .close_peers = close_peers,
+    .close_peers = peri__thread_states_close,
+    .bury = peri__thread_states_bury,
     .free = free_pool,
 };
 

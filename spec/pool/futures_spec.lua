@@ -458,6 +458,39 @@ describe("a loop that was sent to a job", function()
   end)
 end)
 
+describe("the loop of a job", function()
+  -- The job sends its loop here, waits for the gate and ends the state.
+  local function lend(executor, path)
+    local arrived = peri.get_running_loop():create_future()
+    local take = peri.ref(function(handle) arrived:set_result(handle) end)
+    local job = executor:submit(function(loop, ref, name)
+      local mine = require "perilune".get_running_loop()
+      loop:call_soon_threadsafe(function(token, handle) token(handle) end, ref, mine)
+      io.open(name, "r"):close()
+      os.exit(3)
+    end, peri.get_running_loop(), take, path)
+    return job, arrived:await()
+  end
+
+  it("cannot be reached when its state has gone, and nobody waits for it any more", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 1 }
+    local path = support.directory() .. "/gate"
+    assert(os.execute(("mkfifo '%s'"):format(path)))
+    local job, handle = lend(executor, path)
+    local waits = handle:run_coroutine_threadsafe(peri.sleep, 1e9)
+    local file <close> = io.open(path, "r+") -- luacheck: ignore
+    raises(peri.RuntimeError, "os.exit(3) was called in a worker thread", job.result, job)
+    assert.equal(7, (executor:submit(math.abs, -7):result()))
+    assert.is_false((pcall(waits.await, waits)))
+    raises(peri.RuntimeError, "the state of the loop cannot be reached",
+      handle.run_coroutine_threadsafe, handle, math.abs, 1)
+    local gate <close> = io.open(path, "r+") -- luacheck: ignore
+    local second, other = lend(executor, path)
+    assert.equal("RuntimeError: os.exit(3) was called in a worker thread", tostring(second:exception()))
+    assert.not_equal(handle, other)
+  end)
+end)
+
 describe("spin", function()
   it("changes nothing but the time", function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 2, spin = 0.001 }
