@@ -30,9 +30,12 @@ local function count_words(texts)
   return counts
 end
 
--- The batches of files below the paths, and how many files they are.
+-- What has been counted, and how many files were found.
+local totals, files_done, files = {}, 0, 0
+
+-- The batches of files below the paths.
 local function collect(paths)
-  local batches, files = {}, 0
+  local batches = {}
   local function add(path)
     if files % BATCH == 0 then batches[#batches + 1] = {} end
     table.insert(batches[#batches], path)
@@ -50,7 +53,7 @@ local function collect(paths)
       end
     end
   end
-  return batches, files
+  return batches
 end
 
 -- The text of a file; nil: it cannot be read, or has a zero byte in its beginning
@@ -80,13 +83,9 @@ local function clear_bar()
   if bar_shown then stdio.stderr:write "\r\27[K" end
 end
 
--- What has been counted.
-local totals, files_done, files = {}, 0, 0
-
 local function count_all(executor, paths)
   local slots = peri.Semaphore(AT_ONCE)
-  local batches
-  batches, files = collect(paths)
+  local batches = collect(paths)
   local group <close> = peri.TaskGroup()
   local tasks = {}
   for i, batch in ipairs(batches) do
