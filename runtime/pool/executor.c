@@ -1,6 +1,6 @@
 /*
- * executor.c: jobs as their owner sees them: submitted, and ended in their
- * futures.
+ * executor.c: jobs as their owner sees them: submitted, cancelled, and ended in
+ * their futures (executor_results.c).
  *
  * Life. What scripts hold is a handle; collecting it closes the pool. The
  * executor itself stands in the table of executors in the registry from its
@@ -15,9 +15,8 @@
  * executor counts as an external wait, and when it was closed, until its workers
  * have ended.
  *
- * Results come in batches, each under one protected call. The future of a job
- * that run_in_executor made belongs to a loop, and what hangs on it runs there;
- * others belong to none (job_future.c).
+ * The future of a job that run_in_executor made belongs to a loop, and what hangs
+ * on it runs there; others belong to none (job_future.c).
  */
 #include <string.h>
 
@@ -27,8 +26,6 @@
 #define EXECUTOR "perilune.ExecutorCore"
 #define HANDLE "perilune.Executor"
 #define MESSAGE "perilune.Message"
-
-enum { MOST_KEPT = 4 << 20 /* bytes, of one message */ };
 
 enum {
   FUTURES = PERI__EXECUTOR_FUTURES,
@@ -40,12 +37,6 @@ enum {
 typedef struct handle {
   peri__executor *executor;
 } handle;
-
-static inline peri__job_future *node_future(peri_node *node)
-{
-  return (peri__job_future *)((char *)node - offsetof(peri__job_future, job) -
-                              offsetof(peri__job, node));
-}
 
 void peri__executor_close_pool(peri__executor *executor)
 {
@@ -82,317 +73,6 @@ static void take_place(peri__executor *executor)
     executor->places++;
 }
 
-/* The carrier has one job more, or less. */
-static void count(peri__executor *executor, int delta)
-{
-  bool had = executor->pending > 0;
-  executor->pending += (uint32_t)delta;
-  executor->pool->pending = executor->pending;
-  if (had == (executor->pending > 0))
-    return;
-  if (peri_unlikely(executor->pool->guest))
-    executor->rt->own_pool = had ? NULL : executor->pool;
-  else
-    peri__external(executor->rt, had ? -1 : 1);
-  if (executor->pool->spin > 0)
-    executor->rt->spinners += had ? -1u : 1u;
-}
-
-/* The job is the future's alone again. The table of futures is at idx. */
-static inline void forget_job(lua_State *L, peri__job_future *future, int idx)
-{
-  peri__executor *executor = future->executor;
-  peri__job_fini(&future->job);
-  future->executor = NULL;
-  lua_pushboolean(L, false); /* keeps the place in the table's array */
-  lua_rawseti(L, idx, future->place);
-  if (peri_unlikely(future->has_refs)) {
-    lua_pushnil(L);
-    lua_rawseti(L, idx, -(lua_Integer)future->place);
-  }
-  executor->free[executor->free_count++] = future->place;
-  count(executor, -1);
-}
-
-/* -- Jobs that are done ----------------------------------------------------- */
-
-/* The error at idx, and its traceback behind it unless it has it itself. */
-static void add_trace(lua_State *L, peri_runtime *rt, int idx)
-{
-  const char *text = lua_tostring(L, idx + 1);
-  if (text != NULL && (text = strchr(text, '\n')) != NULL)
-    peri__trace_label(L, rt, idx, text + strspn(text, "\n\t"));
-  lua_settop(L, idx);
-}
-
-static void push_failure(lua_State *L, peri_runtime *rt, const char *text)
-{
-  peri__push_error(L, rt, PERI_ERR_RUNTIME, "%s",
-                   text ? text : "not enough memory");
-}
-
-/* Makes the RuntimeError on top one of a class that extends that. */
-static void specialise(lua_State *L, peri_runtime *rt, const char *name)
-{
-  lua_pushstring(L, name);
-  if (peri__error_class_find(L, rt))
-    lua_setmetatable(L, -2);
-  else
-    lua_pop(L, 1);
-}
-
-static void push_broken(lua_State *L, peri_runtime *rt, peri__pool *pool)
-{
-  peri__push_error(L, rt, PERI_ERR_RUNTIME, "the pool is broken%s",
-                   atomic_load(&pool->broken));
-  specialise(L, rt, pool->ops->broken_class);
-}
-
-/* [job]: pushes where its function is defined, or its name */
-static int push_function(lua_State *L)
-{
-  const peri__job *job = lua_touserdata(L, 1);
-  peri__peer trusted = {.trusted = true};
-  peri__decode(L, peri_of(L), &job->in, &trusted);
-  peri__push_place(L, 2);
-  return 1;
-}
-
-/* Its worker has died while it ran. */
-static void push_died(lua_State *L, peri_runtime *rt, peri__pool *pool,
-                      const peri__job *job)
-{
-  lua_pushcfunction(L, push_function);
-  lua_pushlightuserdata(L, (void *)job);
-  if (lua_pcall(L, 1, 1, 0) != LUA_OK || !lua_isstring(L, -1)) {
-    lua_pop(L, 1);
-    lua_pushliteral(L, "the job");
-  }
-  peri__push_error(L, rt, PERI_ERR_RUNTIME, "%s while it ran %s", job->text,
-                   lua_tostring(L, -1));
-  lua_remove(L, -2);
-  specialise(L, rt, pool->ops->broken_class);
-}
-
-/* Pushes the error that the job came to. */
-static void push_job_error(lua_State *L, peri_runtime *rt, peri__pool *pool,
-                           const peri__job *job, peri__peer *peer)
-{
-  int idx = lua_gettop(L) + 1;
-  switch ((peri__outcome)job->outcome) {
-  case PERI__JOB_RAISED:
-    peri__decode(L, rt, &job->out, peer);
-    add_trace(L, rt, idx);
-    break;
-  case PERI__JOB_CANCELLED:
-    lua_pushnil(L);
-    peri__push_cancelled(L, rt);
-    break;
-  case PERI__JOB_BROKEN:
-    if (job->text != NULL)
-      push_died(L, rt, pool, job);
-    else
-      push_broken(L, rt, pool);
-    break;
-  default:
-    push_failure(L, rt, job->text);
-  }
-}
-
-/* Whether the future may still be given something. */
-static bool is_open(const peri__job_future *future)
-{
-  const peri_future *head = &future->future;
-  return head->state == PERI_PENDING &&
-         (head->loop == NULL || !head->loop->closed);
-}
-
-/* The error on top of the stack ends the future at idx. */
-static void reject(lua_State *L, peri_runtime *rt, int idx)
-{
-  peri_future *future = lua_touserdata(L, idx);
-  bool interrupted =
-      ((peri__job_future *)future)->job.outcome == PERI__JOB_CANCELLED;
-  if ((future->loop != NULL || interrupted) &&
-      peri__is_cancelled_error(L, rt, -1))
-    peri__future_settle_cancelled(L, rt, idx, true);
-  else
-    peri__future_reject(L, rt, idx);
-}
-
-/* Of a batch: what stands on the stack of settle_batch. */
-typedef struct batch {
-  peri__executor *executor;
-  peri__job_future *current; /* whose results are being decoded, or NULL */
-} batch;
-
-/* Ends the future on top of the stack as its job did, with the values above idx
- * (-1: with the error on top), and pops all that. */
-static void end_future(lua_State *L, peri_runtime *rt, peri__job_future *future,
-                       int futures, int idx, int values)
-{
-  bool has_links = future->future.flags & PERI_F_LINKS;
-  bool inline_links = has_links && future->future.loop == NULL;
-  if (inline_links) {
-    peri__links_take(L, &future->future, idx);
-    lua_insert(L, idx + 1);
-  }
-  if (values >= 0)
-    peri__future_resolve(L, rt, idx, values);
-  else
-    reject(L, rt, idx);
-  forget_job(L, future, futures);
-  if (inline_links)
-    peri__links_call(L, rt);
-  lua_settop(L, idx - 1);
-}
-
-/* The memory of a large answer is for the next message. The executor is at idx.
- */
-static void keep_memory(lua_State *L, peri__job *job, int idx)
-{
-  peri__buffer *buffer = &job->out.bytes;
-  if (peri_likely(buffer->data == job->room) || buffer->blocks != NULL ||
-      buffer->capacity > MOST_KEPT)
-    return;
-  lua_getiuservalue(L, idx, SPARE);
-  peri__message *spare = lua_touserdata(L, -1);
-  if (spare != NULL && spare->bytes.capacity < buffer->capacity)
-    peri__buffer_swap(&spare->bytes, buffer);
-  lua_pop(L, 1);
-}
-
-/* [executor, batch]: ends the futures of all jobs that are done. */
-static int settle_batch(lua_State *L)
-{
-  enum { EXECUTOR_AT = 1, FUTURES_AT = 3, FUTURE_AT = 4 };
-  peri_runtime *rt = peri__rt(L);
-  peri__peer worker = {.trusted = true};
-  batch *this = lua_touserdata(L, 2);
-  peri__executor *executor = this->executor;
-  peri__check_stack(L, PERI_ROOM);
-  lua_getiuservalue(L, EXECUTOR_AT, FUTURES);
-  while (!peri__list_empty(&executor->done)) {
-    peri__job_future *future = node_future(peri__list_shift(&executor->done));
-    peri__job *job = &future->job;
-    lua_rawgeti(L, FUTURES_AT, future->place);
-    if (!is_open(future)) {
-      forget_job(L, future, FUTURES_AT);
-      lua_settop(L, FUTURES_AT);
-      continue;
-    }
-    int values = -1;
-    peri__peer *peer = job->peer != NULL ? job->peer : &worker;
-    this->current = future;
-    if (peri_unlikely(job->peer != NULL && peer->serial == 0))
-      peri__peer_open(L, rt, peer);
-    if (peri_likely(job->outcome == PERI__JOB_RETURNED))
-      values = peri__message_is_none(&job->out)
-                   ? 0
-                   : peri__decode(L, rt, &job->out, peer);
-    else
-      push_job_error(L, rt, executor->pool, job, peer);
-    this->current = NULL;
-    keep_memory(L, job, EXECUTOR_AT);
-    end_future(L, rt, future, FUTURES_AT, FUTURE_AT, values);
-  }
-  return 0;
-}
-
-/* The error on top of the stack is that of the job whose results could not be
- * had. */
-static void fail_current(lua_State *L, peri_runtime *rt, int idx,
-                         peri__job_future *future)
-{
-  int error = lua_gettop(L);
-  lua_getiuservalue(L, idx, FUTURES);
-  lua_rawgeti(L, -1, future->place);
-  lua_pushvalue(L, error);
-  end_future(L, rt, future, error + 1, error + 2, -1);
-}
-
-/* Ends the futures of the jobs that have come home. The executor is at idx. */
-static void settle_all(lua_State *L, peri_runtime *rt, int idx)
-{
-  peri__executor *executor = lua_touserdata(L, idx);
-  int top = lua_gettop(L);
-  peri__home_take(&executor->home, &executor->done);
-  while (!peri__list_empty(&executor->done)) {
-    batch this = {.executor = executor};
-    lua_pushlightuserdata(L, rt);
-    lua_pushcclosure(L, settle_batch, 1);
-    lua_pushvalue(L, idx);
-    lua_pushlightuserdata(L, &this);
-    if (lua_pcall(L, 2, 0, 0) != LUA_OK && this.current != NULL)
-      fail_current(L, rt, idx, this.current);
-    lua_settop(L, top);
-  }
-  peri__room_grant(L, rt, idx);
-}
-
-static void close_peers(lua_State *L, peri__executor *executor)
-{
-  if (executor->pool->ops->close_peers != NULL)
-    executor->pool->ops->close_peers(executor->pool, L);
-}
-
-/* The workers of the executor at idx have ended, or never were. */
-static void finish(lua_State *L, peri_runtime *rt, int idx)
-{
-  peri__executor *executor = lua_touserdata(L, idx);
-  executor->pool->ops->join(executor->pool);
-  close_peers(L, executor);
-  if (executor->ending)
-    peri__external(rt, -1);
-  executor->ending = false;
-  if (lua_getiuservalue(L, idx, WAITERS) == LUA_TTABLE) {
-    int waiters = lua_gettop(L);
-    lua_pushnil(L);
-    lua_setiuservalue(L, idx, WAITERS);
-    lua_Integer n = (lua_Integer)lua_rawlen(L, waiters);
-    for (lua_Integer i = 1; i <= n; i++) {
-      lua_rawgeti(L, waiters, i);
-      peri_future *future = lua_touserdata(L, -1);
-      if (future->state == PERI_PENDING && !future->loop->closed)
-        peri__future_resolve(L, rt, waiters + 1, 0);
-      lua_settop(L, waiters);
-    }
-  }
-  lua_pop(L, 1);
-}
-
-/* What workers that have gone sent has been seen, unless more came meanwhile. */
-static void bury(lua_State *L, peri__executor *executor)
-{
-  if (executor->pool->ops->bury != NULL && peri__list_empty(&executor->done) &&
-      peri__home_empty(&executor->home))
-    executor->pool->ops->bury(executor->pool, L);
-}
-
-/* What is posted when there is something at home. */
-static void deliver(lua_State *L, void *argument)
-{
-  peri__executor *executor = argument;
-  peri__check_stack(L, LUA_MINSTACK);
-  if (!peri__executor_push(L, executor))
-    return;
-  if (executor->pool == NULL) { /* collected with its state */
-    lua_pop(L, 1);
-    return;
-  }
-  peri_runtime *rt = executor->rt;
-  int idx = lua_gettop(L);
-  bool ended = atomic_load(&executor->pool->ended); /* before the last jobs */
-  settle_all(L, rt, idx);
-  peri__home_read_notes(&executor->home, L);
-  bury(L, executor);
-  if (ended && executor->anchored) {
-    finish(L, rt, idx);
-    peri__executor_unanchor(L, executor);
-  }
-  lua_settop(L, idx - 1);
-}
-
 /* -- Cancelling ------------------------------------------------------------- */
 
 /* The future at idx ends as cancelled. The carrier has the job no more if the
@@ -410,7 +90,7 @@ static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
     lua_pushnil(L);
   peri__future_settle_cancelled(L, rt, idx, false);
   if (futures != 0)
-    forget_job(L, future, futures);
+    peri__executor_forget(L, future, futures);
   if (inline_links)
     peri__links_call(L, rt);
 }
@@ -539,7 +219,7 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
   if (executor->pool == NULL)
     peri__throw(L, rt, PERI_ERR_RUNTIME, "the Lua state is closing");
   if (atomic_load(&executor->pool->broken) != NULL) {
-    push_broken(L, rt, executor->pool);
+    peri__executor_push_broken(L, rt, executor->pool);
     lua_error(L);
   }
   if (executor->pool->closed)
@@ -594,11 +274,11 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
 {
   peri__pool *pool = executor->pool;
   future->executor = executor;
-  count(executor, 1);
+  peri__executor_count(executor, 1);
   int status = pool->ops->submit(pool, &future->job);
   if (peri_likely(status == 0))
     return;
-  forget_job(L, future, futures);
+  peri__executor_forget(L, future, futures);
   check_takes_jobs(L, rt, executor); /* it may have been told just now */
   check_started(L, rt, status);
 }
@@ -746,13 +426,13 @@ static int l_cancel_queued(lua_State *L)
   peri__list_init(&jobs);
   executor->pool->ops->withdraw_all(executor->pool, &jobs);
   while (!peri__list_empty(&jobs)) {
-    peri__job_future *future = node_future(peri__list_shift(&jobs));
+    peri__job_future *future = peri__job_future_of(peri__list_shift(&jobs));
     lua_getiuservalue(L, 2, FUTURES);
     lua_rawgeti(L, 3, future->place);
-    if (is_open(future))
+    if (peri__job_future_is_open(future))
       end_cancelled(L, rt, 4, 0, 3);
     else
-      forget_job(L, future, 3);
+      peri__executor_forget(L, future, 3);
     lua_settop(L, 2);
   }
   peri__room_grant(L, rt, 2);
@@ -807,7 +487,7 @@ static int l_when_ended(lua_State *L)
   lua_pushvalue(L, 2);
   lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
   if (!executor->anchored)
-    finish(L, rt, 3);
+    peri__executor_finish(L, rt, 3);
   return 0;
 }
 
@@ -818,7 +498,7 @@ static int l_join(lua_State *L)
   lua_settop(L, 1);
   peri__executor *executor = peri__check_executor(L); /* at 2 */
   executor->pool->ops->join(executor->pool);
-  settle_all(L, peri__rt(L), 2);
+  peri__executor_settle(L, peri__rt(L), 2);
   return 0;
 }
 
@@ -856,7 +536,7 @@ static int l_gc(lua_State *L)
   if (executor->pool != NULL) {
     peri__executor_close_pool(executor);
     executor->pool->ops->join(executor->pool);
-    close_peers(L, executor);
+    peri__executor_close_peers(L, executor);
     peri__home_drop_notes(&executor->home);
     orphan_futures(L, 1);
     executor->pool->ops->free(executor->pool);
@@ -883,7 +563,8 @@ peri__executor *peri__executor_new(lua_State *L)
       lua_newuserdatauv(L, sizeof *executor, PERI__EXECUTOR_ROOM);
   *executor = (peri__executor){.rt = peri_of(L)};
   peri__list_init(&executor->done);
-  peri__home_init(&executor->home, executor->rt, deliver, executor);
+  peri__home_init(&executor->home, executor->rt, peri__executor_deliver,
+                  executor);
   luaL_setmetatable(L, EXECUTOR);
   lua_newtable(L);
   lua_setiuservalue(L, -2, FUTURES);

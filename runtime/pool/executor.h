@@ -61,6 +61,64 @@ peri__executor *peri__check_executor(lua_State *L);
 /* No more jobs; of one that has a pool. */
 void peri__executor_close_pool(peri__executor *executor);
 
+static inline peri__job_future *peri__job_future_of(peri_node *node)
+{
+  return (peri__job_future *)((char *)node - offsetof(peri__job_future, job) -
+                              offsetof(peri__job, node));
+}
+
+/* Whether the future may still be given something. */
+static inline bool peri__job_future_is_open(const peri__job_future *future)
+{
+  const peri_future *head = &future->future;
+  return head->state == PERI_PENDING &&
+         (head->loop == NULL || !head->loop->closed);
+}
+
+/* The carrier has one job more, or less. */
+static inline void peri__executor_count(peri__executor *executor, int delta)
+{
+  bool had = executor->pending > 0;
+  executor->pending += (uint32_t)delta;
+  executor->pool->pending = executor->pending;
+  if (had == (executor->pending > 0))
+    return;
+  if (peri_unlikely(executor->pool->guest))
+    executor->rt->own_pool = had ? NULL : executor->pool;
+  else
+    peri__external(executor->rt, had ? -1 : 1);
+  if (executor->pool->spin > 0)
+    executor->rt->spinners += had ? -1u : 1u;
+}
+
+/* The job is the future's alone again. The table of futures is at idx. */
+static inline void peri__executor_forget(lua_State *L, peri__job_future *future,
+                                         int idx)
+{
+  peri__executor *executor = future->executor;
+  peri__job_fini(&future->job);
+  future->executor = NULL;
+  lua_pushboolean(L, false); /* keeps the place in the table's array */
+  lua_rawseti(L, idx, future->place);
+  if (peri_unlikely(future->has_refs)) {
+    lua_pushnil(L);
+    lua_rawseti(L, idx, -(lua_Integer)future->place);
+  }
+  executor->free[executor->free_count++] = future->place;
+  peri__executor_count(executor, -1);
+}
+
+/* executor_results.c. What is posted when there is something at home. */
+void peri__executor_deliver(lua_State *L, void *argument);
+/* Ends the futures of the jobs that have come home. The executor is at idx. */
+void peri__executor_settle(lua_State *L, peri_runtime *rt, int idx);
+/* The workers of the executor at idx have ended, or never were. */
+void peri__executor_finish(lua_State *L, peri_runtime *rt, int idx);
+void peri__executor_close_peers(lua_State *L, peri__executor *executor);
+/* The error of jobs of a broken pool. */
+void peri__executor_push_broken(lua_State *L, peri_runtime *rt,
+                                peri__pool *pool);
+
 /* executors.c: the table of those that have workers. */
 void peri__executors_open(lua_State *L, peri_runtime *rt);
 /* Pushes it; false, and nothing: the runtime closes. */
