@@ -48,7 +48,8 @@ local function where(name, handle)
   return peer, home, loop
 end
 
----A loop of another Lua state, as it arrives there.
+---A loop of another Lua state, as it arrives there. That of a worker turns while the
+---worker has a job: what it is asked for between two waits for the next one.
 ---@class perilune.LoopHandle
 local LoopHandle = native.LoopHandle
 
