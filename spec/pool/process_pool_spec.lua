@@ -454,7 +454,7 @@ describe("the loop of a worker process", function()
     local answer = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
     job:cancel { running = true }
     assert.is_false(pcall(peri.await, job))
-    raised(peri.RuntimeError, "the state of the loop has gone", answer)
+    assert.is_false(pcall(peri.await, answer)) -- it may have begun, and was cancelled then
     assert.equal(2, executor:submit(math.abs, -2):await())
   end)
 end)
