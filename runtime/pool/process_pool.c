@@ -638,6 +638,7 @@ static const peri__pool_ops ops = {
     .interrupt = interrupt,
     .attach = peri__process_pool_attach,
     .poll = peri__process_pool_poll,
+    .doze = peri__process_pool_doze,
     .close = close_pool,
     .join = join,
     .close_peers = peri__process_pool_bury,

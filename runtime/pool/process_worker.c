@@ -197,6 +197,15 @@ static void send_parts(worker_process *self, struct iovec *parts, int count)
 static void send_packet(worker_process *self, peri__packet packet,
                         const char *payload)
 {
+  char small[sizeof packet + PERI__JOB_ROOM];
+  if (packet.length <= PERI__JOB_ROOM) {
+    size_t length = (size_t)packet.length;
+    memcpy(small, &packet, sizeof packet);
+    if (length > 0)
+      memcpy(small + sizeof packet, payload, length);
+    if (peri__channel_put(&self->channel, small, sizeof packet + length))
+      return;
+  }
   struct iovec parts[2] = {{&packet, sizeof packet},
                            {(char *)payload, (size_t)packet.length}};
   send_parts(self, parts, 2);
@@ -226,6 +235,11 @@ static void send_message(worker_process *self, peri__packet packet,
 {
   unsigned char places[PERI__MESSAGE_CHUNKS];
   uint32_t n = message->chunk_count;
+  if (n == 0 && message->bytes.length <= PERI__JOB_ROOM) {
+    packet.length = message->bytes.length;
+    send_packet(self, packet, message->bytes.data);
+    return;
+  }
   peri__chunk_places_begin(&self->out);
   for (uint32_t i = 0; i < n; i++) {
     bool fresh;
@@ -237,11 +251,6 @@ static void send_message(worker_process *self, peri__packet packet,
                                  .slot = places[i],
                                  .length = chunk->length},
                   chunk->code);
-  }
-  if (n == 0 && message->bytes.length <= PERI__JOB_ROOM) {
-    packet.length = message->bytes.length;
-    send_packet(self, packet, message->bytes.data);
-    return;
   }
   int block = send_block(self, &message->bytes);
   uint64_t length = message->bytes.length;
@@ -446,6 +455,10 @@ static bool take_job(worker_process *self, const peri__packet *packet,
 {
   it->slot = packet->slot;
   peri__job_init(&it->job, NULL);
+  if (packet->chunks == 1) {
+    it->job.in.chunks = &it->job.chunk_room;
+    it->job.in.chunk_capacity = 1;
+  }
   return read_message(self, packet, payload, &it->job.in);
 }
 
