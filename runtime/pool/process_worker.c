@@ -45,7 +45,7 @@ typedef struct worker_process {
   peri__chunk_places in, out;
   peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
   int64_t spin;
-  unsigned streak; /* packets since it slept */
+  unsigned streak;  /* packets since it slept */
   task tasks[2];    /* the one that runs, and the one that follows it */
   uint32_t skipped; /* jobs behind the one that runs, found to be withdrawn */
   bool damaged;     /* it cannot go on */
@@ -464,9 +464,8 @@ static bool take_job(worker_process *self, const peri__packet *packet,
 
 static void send_skipped(worker_process *self, uint32_t slot)
 {
-  peri__packet answer = {.kind = PERI__PACKET_DONE,
-                         .outcome = PERI__PACKET_SKIPPED,
-                         .slot = slot};
+  peri__packet answer = {
+      .kind = PERI__PACKET_DONE, .outcome = PERI__PACKET_SKIPPED, .slot = slot};
   send_packet(self, answer, NULL);
 }
 
@@ -479,7 +478,8 @@ static void answer(worker_process *self, task *it)
                          .outcome = (uint8_t)job->outcome};
   if (self->worker.exited && job->outcome == PERI__JOB_FAILED)
     ; /* the end of this process tells */
-  else if (job->outcome == PERI__JOB_RETURNED || job->outcome == PERI__JOB_RAISED)
+  else if (job->outcome == PERI__JOB_RETURNED ||
+           job->outcome == PERI__JOB_RAISED)
     send_message(self, answer, &job->out);
   else
     send_text(self, answer, job->text);
