@@ -502,6 +502,21 @@ describe("cancelling a job that runs in a process", function()
     assert.not_equal(before, after)
   end)
 
+  it("reaches it though answers before it are unread", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    executor:submit(nothing):await()
+    local before = {}
+    for i = 1, 100 do before[i] = executor:submit(math.abs, -i) end
+    local job = executor:submit(peri.sleep, 1e9)
+    for _ = 1, 1e6 do -- the loop does not turn
+      if job:running() then break end
+    end
+    while not job:running() do peri.sleep(0) end
+    job:cancel { running = true }
+    raises(peri.CancelledError, "", peri.await, job)
+    for i = 1, 100 do assert.equal(i, before[i]:await()) end
+  end)
+
   it("gives the job the time it is said to", function()
     if not support.signals_interrupt then return end
     local before, after = cancels(function() os.execute "sleep 1.5" end, 1e6)
