@@ -274,6 +274,22 @@ ssize_t peri__channel_write(peri__channel *channel, const struct iovec *parts,
   return (ssize_t)taken;
 }
 
+bool peri__channel_put(peri__channel *channel, const char *data, size_t size)
+{
+  if (channel->page == NULL)
+    return false;
+  uint32_t head =
+      atomic_load_explicit(&channel->out->head, memory_order_relaxed);
+  size_t at = head % PERI__RING_SIZE;
+  if (size > room_of(channel) || size > PERI__RING_SIZE - at)
+    return false;
+  memcpy(channel->out_bytes + at, data, size);
+  atomic_store_explicit(&channel->out->head, head + (uint32_t)size,
+                        memory_order_release);
+  wake_if(channel, &channel->out->reader_sleeps);
+  return true;
+}
+
 bool peri__channel_want_room(peri__channel *channel)
 {
   if (channel->page == NULL)
@@ -348,6 +364,13 @@ bool peri__channel_sleep(peri__channel *channel)
     return true;
   atomic_store(&channel->in->reader_sleeps, 0);
   return false;
+}
+
+void peri__channel_rouse(peri__channel *channel)
+{
+  if (channel->page != NULL &&
+      atomic_load_explicit(&channel->in->reader_sleeps, memory_order_relaxed))
+    atomic_store(&channel->in->reader_sleeps, 0);
 }
 
 /* -- Packets ----------------------------------------------------------------------- */

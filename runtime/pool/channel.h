@@ -65,6 +65,9 @@ void peri__channel_fini(peri__channel *channel);
  * bytes that were taken; a negative libuv error: the other end is gone. */
 ssize_t peri__channel_write(peri__channel *channel, const struct iovec *parts,
                             int n);
+/* The same of a few bytes that are to go as a whole, through the page. False:
+ * nothing was taken, though there may be room for some. */
+bool peri__channel_put(peri__channel *channel, const char *data, size_t size);
 /* After a write that took nothing: true if there is room now; otherwise, with a
  * page, the other end wakes us once there is. */
 bool peri__channel_want_room(peri__channel *channel);
@@ -77,6 +80,8 @@ bool peri__channel_has_bytes(const peri__channel *channel);
 /* After a read that gave nothing: true if we are woken by the next byte, false
  * if there are bytes already. */
 bool peri__channel_sleep(peri__channel *channel);
+/* After a sleep that is over: the next byte need not wake us. */
+void peri__channel_rouse(peri__channel *channel);
 /* Takes the wake-ups there are, and notes the end. Nothing to do without a page.
  */
 void peri__channel_attend(peri__channel *channel);

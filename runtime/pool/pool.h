@@ -172,6 +172,8 @@ typedef struct peri__pool_ops {
   /* Of a pool that spins; NULL: not needed. Looks whether something has come for
    * the home, without blocking. */
   void (*poll)(peri__pool *pool);
+  /* The same after polls: nobody polls any more. */
+  void (*doze)(peri__pool *pool);
   /* No more jobs will come: workers end when there are none left. When the last
    * has, `ended` is set and the home notified; at once if there never was one,
    * and then nobody is notified. */

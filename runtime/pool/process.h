@@ -79,6 +79,7 @@ struct process_pool {
                         one did */
   bool used;         /* a job was submitted: the owner waits for the end */
   bool has_initializer;
+  bool spins; /* the channels are looked at all the time: no need to wake us */
   char *broken;
   far_end *gone; /* those whose peers are to be closed */
   watch *timer;  /* of workers that start; or NULL */
@@ -174,6 +175,7 @@ void peri__process_watch_control(process *p);
 /* The loop is kept from being idle while something will come. */
 void peri__process_hold(process *p);
 void peri__process_pool_poll(peri__pool *head);
+void peri__process_pool_doze(peri__pool *head);
 int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop);
 void peri__process_pool_detach(process_pool *pool);
 void peri__process_pool_on_loop_close(peri_io *io);

@@ -533,6 +533,14 @@ static bool running(peri__pool *head, const peri__job *job)
          PERI__AHEAD_CLAIMED;
 }
 
+/* The answers of those before it may be there unread. */
+static uint32_t serial_of(const slot *at)
+{
+  const process *p = at->process;
+  uint32_t place = (uint32_t)(at - p->slots);
+  return p->first + (place - p->first) % PERI__WINDOW;
+}
+
 static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
 {
   process_pool *pool = (process_pool *)head;
@@ -543,7 +551,7 @@ static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
   return peri__process_order(
              at->process,
              (peri__order){.kind = PERI__ORDER_STOP,
-                           .slot = at->process->first,
+                           .slot = serial_of(at),
                            .grace = grace < 0 ? pool->options.grace : grace},
              NULL) == 0;
 }
@@ -630,6 +638,7 @@ static const peri__pool_ops ops = {
     .interrupt = interrupt,
     .attach = peri__process_pool_attach,
     .poll = peri__process_pool_poll,
+    .doze = peri__process_pool_doze,
     .close = close_pool,
     .join = join,
     .close_peers = peri__process_pool_bury,

@@ -101,9 +101,28 @@ static bool send_block(process *p, int place)
   return true;
 }
 
+/* Sends a small message with one place or none, if there is room for it. */
+static bool send_small(process *p, peri__packet packet,
+                       const unsigned char *places, uint32_t n,
+                       const peri__buffer *bytes)
+{
+  char small[sizeof packet + 1 + PERI__JOB_ROOM];
+  char *to = small + sizeof packet;
+  if (n > 1 || bytes->length > PERI__JOB_ROOM || p->backlog.length > 0)
+    return false;
+  packet.chunks = (uint8_t)n;
+  packet.length = n + bytes->length;
+  memcpy(small, &packet, sizeof packet);
+  *to = (char)places[0];
+  if (bytes->length > 0)
+    memcpy(to + n, bytes->data, bytes->length);
+  return peri__channel_put(&p->channel, small,
+                           sizeof packet + (size_t)packet.length);
+}
+
 void peri__process_send(process *p, peri__packet packet, peri__message *message)
 {
-  unsigned char places[PERI__MESSAGE_CHUNKS];
+  unsigned char places[PERI__MESSAGE_CHUNKS] = {0};
   uint32_t n = message->chunk_count;
   peri__chunk_places_begin(&p->out);
   for (uint32_t i = 0; i < n; i++) {
@@ -118,6 +137,8 @@ void peri__process_send(process *p, peri__packet packet, peri__message *message)
                                    {chunk->code, chunk->length}};
     send_parts(p, parts, 2);
   }
+  if (send_small(p, packet, places, n, &message->bytes))
+    return;
   int block = move_into_block(p, &message->bytes);
   const uint64_t length = message->bytes.length;
   struct iovec parts[3] = {{&packet, sizeof packet},
@@ -354,7 +375,7 @@ static bool read_packets(process *p)
       p->damaged = got != UV_EOF;
       return false;
     }
-    if (got == 0 && peri__channel_sleep(&p->channel))
+    if (got == 0 && (p->pool->spins || peri__channel_sleep(&p->channel)))
       return true;
   }
 }

@@ -69,9 +69,23 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 void peri__process_pool_poll(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
+  pool->spins = true;
+  for (unsigned i = pool->count; i-- > 0;) {
+    if (i >= pool->count)
+      continue;
+    process *p = pool->processes[i];
+    peri__channel_rouse(&p->channel);
+    if (peri__channel_has_bytes(&p->channel))
+      look_from_loop(p);
+  }
+  pool->spins = false;
+}
+
+void peri__process_pool_doze(peri__pool *head)
+{
+  process_pool *pool = (process_pool *)head;
   for (unsigned i = pool->count; i-- > 0;)
-    if (i < pool->count &&
-        peri__channel_has_bytes(&pool->processes[i]->channel))
+    if (i < pool->count && !peri__channel_sleep(&pool->processes[i]->channel))
       look_from_loop(pool->processes[i]);
 }
 

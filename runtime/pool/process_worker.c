@@ -32,6 +32,11 @@ enum {
 };
 #define NEVER UINT64_MAX
 
+typedef struct task {
+  peri__job job;
+  uint32_t slot;
+} task;
+
 typedef struct worker_process {
   peri__channel channel;
   peri__reader reader;
@@ -40,7 +45,10 @@ typedef struct worker_process {
   peri__chunk_places in, out;
   peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
   int64_t spin;
-  unsigned streak; /* packets since it slept */
+  unsigned streak;  /* packets since it slept */
+  task tasks[2];    /* the one that runs, and the one that follows it */
+  uint32_t skipped; /* jobs behind the one that runs, found to be withdrawn */
+  bool damaged;     /* it cannot go on */
   int control;
   uv_mutex_t mutex; /* guards worker.rt and home.rt */
   peri__home home;  /* for notes to worker.rt */
@@ -189,6 +197,15 @@ static void send_parts(worker_process *self, struct iovec *parts, int count)
 static void send_packet(worker_process *self, peri__packet packet,
                         const char *payload)
 {
+  char small[sizeof packet + PERI__JOB_ROOM];
+  if (packet.length <= PERI__JOB_ROOM) {
+    size_t length = (size_t)packet.length;
+    memcpy(small, &packet, sizeof packet);
+    if (length > 0)
+      memcpy(small + sizeof packet, payload, length);
+    if (peri__channel_put(&self->channel, small, sizeof packet + length))
+      return;
+  }
   struct iovec parts[2] = {{&packet, sizeof packet},
                            {(char *)payload, (size_t)packet.length}};
   send_parts(self, parts, 2);
@@ -218,6 +235,11 @@ static void send_message(worker_process *self, peri__packet packet,
 {
   unsigned char places[PERI__MESSAGE_CHUNKS];
   uint32_t n = message->chunk_count;
+  if (n == 0 && message->bytes.length <= PERI__JOB_ROOM) {
+    packet.length = message->bytes.length;
+    send_packet(self, packet, message->bytes.data);
+    return;
+  }
   peri__chunk_places_begin(&self->out);
   for (uint32_t i = 0; i < n; i++) {
     bool fresh;
@@ -393,16 +415,15 @@ static void reset_notes(worker_process *self)
   uv_mutex_unlock(&self->mutex);
 }
 
-static void run_job(worker_process *self, peri__job *job)
+/* Returns the last of the jobs that were run. */
+static peri__job *run_job(worker_process *self, peri__job *job)
 {
   char *text = NULL;
   if (self->worker.rt == NULL)
     reset_notes(self);
   int status = peri__worker_open(&self->worker, &text);
-  if (status == 0) {
-    peri__worker_run(&self->worker, job);
-    return;
-  }
+  if (status == 0)
+    return peri__worker_run(&self->worker, job);
   if (status < 0) {
     peri__packet packet = {.kind = PERI__PACKET_BROKEN};
     send_text(self, packet, text);
@@ -410,14 +431,17 @@ static void run_job(worker_process *self, peri__job *job)
   }
   job->outcome = PERI__JOB_FAILED;
   job->text = text;
+  return job;
 }
 
-/* False: the owner has taken it back. */
+/* What was asked of the job before comes too late from here on. False: the owner
+ * has taken this one back. */
 static bool claim(worker_process *self, uint32_t slot)
 {
   peri__page *page = self->channel.page;
   unsigned char queued = PERI__AHEAD_QUEUED;
   atomic_store(&self->current, (uint64_t)slot + 1);
+  peri__worker_settle(&self->worker);
   if (page != NULL)
     return atomic_compare_exchange_strong(&page->ahead[slot % PERI__WINDOW],
                                           &queued, PERI__AHEAD_CLAIMED);
@@ -426,35 +450,104 @@ static bool claim(worker_process *self, uint32_t slot)
   return true;
 }
 
+static bool take_job(worker_process *self, const peri__packet *packet,
+                     const char *payload, task *it)
+{
+  it->slot = packet->slot;
+  peri__job_init(&it->job, NULL);
+  if (packet->chunks == 1) {
+    it->job.in.chunks = &it->job.chunk_room;
+    it->job.in.chunk_capacity = 1;
+  }
+  return read_message(self, packet, payload, &it->job.in);
+}
+
+static void send_skipped(worker_process *self, uint32_t slot)
+{
+  peri__packet answer = {
+      .kind = PERI__PACKET_DONE, .outcome = PERI__PACKET_SKIPPED, .slot = slot};
+  send_packet(self, answer, NULL);
+}
+
+/* Of the job, and of those behind it that are not to be done. */
+static void answer(worker_process *self, task *it)
+{
+  peri__job *job = &it->job;
+  peri__packet answer = {.kind = PERI__PACKET_DONE,
+                         .slot = it->slot,
+                         .outcome = (uint8_t)job->outcome};
+  if (self->worker.exited && job->outcome == PERI__JOB_FAILED)
+    ; /* the end of this process tells */
+  else if (job->outcome == PERI__JOB_RETURNED ||
+           job->outcome == PERI__JOB_RAISED)
+    send_message(self, answer, &job->out);
+  else
+    send_text(self, answer, job->text);
+  if (job->in.bytes.data != job->room)
+    job->in.bytes = (peri__buffer){0}; /* borrowed */
+  peri__job_fini(job);
+  for (uint32_t slot = it->slot; self->skipped > 0; self->skipped--)
+    send_skipped(self, ++slot);
+}
+
+static task *task_of(peri__job *job)
+{
+  return (task *)((char *)job - offsetof(task, job));
+}
+
+/* Whether the next packet is a job that is there as a whole. */
+static bool job_at_hand(worker_process *self, peri__packet *packet,
+                        const char **payload)
+{
+  if (!peri__reader_peek(&self->reader, packet) &&
+      (peri__reader_fill(&self->reader, &self->channel) <= 0 ||
+       !peri__reader_peek(&self->reader, packet)))
+    return false;
+  return packet->kind == PERI__PACKET_JOB &&
+         peri__reader_next(&self->reader, packet, payload);
+}
+
+/* The worker's. The job that is done is answered for after the next one is
+ * claimed, which changes nothing for the owner: it has not begun. */
+static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
+{
+  worker_process *self =
+      (worker_process *)((char *)worker - offsetof(worker_process, worker));
+  task *next = &self->tasks[task_of(done) == &self->tasks[0]];
+  peri__packet packet;
+  const char *payload;
+  while (job_at_hand(self, &packet, &payload)) {
+    self->streak++;
+    if (!claim(self, packet.slot)) {
+      self->skipped++;
+      continue;
+    }
+    self->damaged = !take_job(self, &packet, payload, next);
+    if (self->damaged)
+      return NULL;
+    answer(self, task_of(done));
+    return &next->job;
+  }
+  return NULL;
+}
+
 static bool do_job(worker_process *self, const peri__packet *packet,
                    const char *payload)
 {
-  peri__job job;
-  peri__packet answer = {.kind = PERI__PACKET_DONE, .slot = packet->slot};
   if (!claim(self, packet->slot)) {
     atomic_store(&self->current, 0);
-    answer.outcome = PERI__PACKET_SKIPPED;
-    send_packet(self, answer, NULL);
+    send_skipped(self, packet->slot);
     return true;
   }
-  peri__job_init(&job, NULL);
-  if (!read_message(self, packet, payload, &job.in))
+  if (!take_job(self, packet, payload, &self->tasks[0]))
     return false;
-  run_job(self, &job);
+  peri__job *last = run_job(self, &self->tasks[0].job);
   atomic_store(&self->current, 0);
   peri__worker_settle(&self->worker);
-  answer.outcome = (uint8_t)job.outcome;
-  if (self->worker.exited && job.outcome == PERI__JOB_FAILED)
-    ; /* the end of this process tells */
-  else if (job.outcome == PERI__JOB_RETURNED || job.outcome == PERI__JOB_RAISED)
-    send_message(self, answer, &job.out);
-  else
-    send_text(self, answer, job.text);
-  job.in.bytes = (peri__buffer){0};
-  peri__job_fini(&job);
+  answer(self, task_of(last));
   if (self->worker.rt == NULL && !self->worker.exited)
     send_packet(self, (peri__packet){.kind = PERI__PACKET_GONE}, NULL);
-  return true;
+  return !self->damaged;
 }
 
 static int serve(worker_process *self)
@@ -577,6 +670,8 @@ static int work(worker_process *self, const peri_options *options)
   self->worker.blocks = self->blocks;
   self->worker.guard = &self->mutex;
   self->worker.send = send_note;
+  if (self->channel.page != NULL)
+    self->worker.next = next_of_worker;
   self->worker.kind = "process";
   snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
   if (peri__worker_open(&self->worker, &text) != 0) {

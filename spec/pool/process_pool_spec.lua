@@ -454,7 +454,10 @@ describe("the loop of a worker process", function()
     local answer = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
     job:cancel { running = true }
     assert.is_false(pcall(peri.await, job))
-    assert.is_false(pcall(peri.await, answer)) -- it may have begun, and was cancelled then
+    local ok, err = pcall(peri.await, answer)
+    assert.is_false(ok) -- it was cancelled with the state, if it had begun
+    err = tostring(err)
+    assert.is_true(err:find "^CancelledError" ~= nil or err:find "the state of the loop has gone" ~= nil)
     assert.equal(2, executor:submit(math.abs, -2):await())
   end)
 end)
@@ -497,6 +500,21 @@ describe("cancelling a job that runs in a process", function()
   it("ends the worker if the job does not stop in time", function()
     local before, after = cancels(function() return ("x"):rep(3000):find ".-.-.-.-b" end)
     assert.not_equal(before, after)
+  end)
+
+  it("reaches it though answers before it are unread", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    executor:submit(nothing):await()
+    local before = {}
+    for i = 1, 100 do before[i] = executor:submit(math.abs, -i) end
+    local job = executor:submit(peri.sleep, 1e9)
+    for _ = 1, 1e6 do -- the loop does not turn
+      if job:running() then break end
+    end
+    while not job:running() do peri.sleep(0) end
+    job:cancel { running = true }
+    raises(peri.CancelledError, "", peri.await, job)
+    for i = 1, 100 do assert.equal(i, before[i]:await()) end
   end)
 
   it("gives the job the time it is said to", function()
