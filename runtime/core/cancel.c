@@ -8,16 +8,6 @@
  */
 #include "core.h"
 
-/* Keeps the message for the CancelledError to come. */
-static void keep_message(lua_State *L, int idx, int message_idx)
-{
-  if (message_idx != 0)
-    lua_pushvalue(L, message_idx);
-  else
-    lua_pushnil(L);
-  lua_setiuservalue(L, idx, PERI_UV_RESULT);
-}
-
 /* Takes the task's node out of wherever it waits. */
 static void withdraw(peri_task *task)
 {
@@ -59,7 +49,7 @@ bool peri__task_cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
     task->cancels++;
     task->flags |= PERI_T_ASKED;
     if (task->outcome != PERI_OUTCOME_CANCEL) /* else one is on its way */
-      keep_message(L, idx, message_idx);
+      peri__future_keep_message(L, idx, message_idx);
     if (waits_alone(task)) {
       wake_with(task, PERI_OUTCOME_CANCEL);
       break;

@@ -68,6 +68,18 @@ void peri__future_reject(lua_State *L, peri_runtime *rt, int idx);
  * top of the stack is popped. */
 void peri__future_settle_cancelled(lua_State *L, peri_runtime *rt, int idx,
                                    bool is_object);
+/* Keeps the message at message_idx (0: none) for the CancelledError to come of the
+ * pending future at idx. */
+static inline void peri__future_keep_message(lua_State *L, int idx,
+                                             int message_idx)
+{
+  if (message_idx != 0)
+    lua_pushvalue(L, message_idx);
+  else
+    lua_pushnil(L);
+  lua_setiuservalue(L, idx, PERI_UV_RESULT);
+}
+
 /* cancel() of any kind of future; message at message_idx (0: none). */
 bool peri__future_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx);

@@ -226,16 +226,6 @@ static void abandon_jobs(peri_gather *gather)
   }
 }
 
-/* For the case that the last child swallows its cancellation. */
-static void keep_message(lua_State *L, int idx, int message_idx)
-{
-  if (message_idx != 0)
-    lua_pushvalue(L, message_idx);
-  else
-    lua_pushnil(L);
-  lua_setiuservalue(L, idx, PERI_UV_RESULT);
-}
-
 bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
                          int message_idx)
 {
@@ -271,7 +261,8 @@ bool peri__gather_cancel(lua_State *L, peri_runtime *rt, int idx,
   if (jobs && gather->node != NULL)
     abandon_jobs(gather);
   if (any && (asked || !gather->cancel_requested))
-    keep_message(L, idx, message_idx);
+    /* For the case that the last child swallows its cancellation. */
+    peri__future_keep_message(L, idx, message_idx);
   if (any)
     gather->cancel_requested = true;
   return any;

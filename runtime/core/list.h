@@ -93,4 +93,23 @@ static inline void peri__list_splice(peri_list *to, peri_list *from)
   peri__list_init(from);
 }
 
+/* Moves nodes that others have pushed onto a stack, linked by link.next with the
+ * last one first, to the end of a list in the order they came. How many. */
+static inline size_t peri__list_take_stack(peri_list *to, peri_node *node)
+{
+  size_t n = 0;
+  peri_list taken; /* in front of what is in it: the last one comes first */
+  peri__list_init(&taken);
+  for (; node != NULL; n++) {
+    peri_node *next = (peri_node *)node->link.next;
+    node->link.next = taken.next;
+    node->link.previous = &taken;
+    taken.next->previous = &node->link;
+    taken.next = &node->link;
+    node = next;
+  }
+  peri__list_splice(to, &taken);
+  return n;
+}
+
 #endif

@@ -191,16 +191,5 @@ void peri__job_done(peri__job *job)
 void peri__home_take(peri__home *home, peri_list *done)
 {
   atomic_store(&home->posted, false);
-  peri_node *node = atomic_exchange(&home->done, NULL);
-  peri_list taken; /* in front of what follows it: the last one comes first */
-  peri__list_init(&taken);
-  while (node != NULL) {
-    peri_node *next = (peri_node *)node->link.next;
-    node->link.next = taken.next;
-    node->link.previous = &taken;
-    taken.next->previous = &node->link;
-    taken.next = &node->link;
-    node = next;
-  }
-  peri__list_splice(done, &taken);
+  peri__list_take_stack(done, atomic_exchange(&home->done, NULL));
 }

@@ -55,19 +55,8 @@ void peri__threads_fetch(thread_pool *pool)
 {
   if (atomic_load_explicit(&pool->inbox, memory_order_relaxed) == NULL)
     return;
-  peri_node *node = atomic_exchange(&pool->inbox, NULL);
-  peri_list came;
-  peri__list_init(&came);
-  while (node != NULL) {
-    peri_node *next = (peri_node *)node->link.next;
-    node->link.next = came.next;
-    node->link.previous = &came;
-    came.next->previous = &node->link;
-    came.next = &node->link;
-    pool->queued++;
-    node = next;
-  }
-  peri__list_splice(&pool->queue, &came);
+  pool->queued +=
+      peri__list_take_stack(&pool->queue, atomic_exchange(&pool->inbox, NULL));
 }
 
 /* With the thread's mutex: the job has begun. What was asked of the one before
