@@ -21,6 +21,28 @@ for kind, make in pairs(kinds) do
     return ok, err
   end
 
+  describe("the initializer of a pool of " .. kind, function()
+    it("is called in each worker", function()
+      local executor <close> = make {
+        max_workers = 1,
+        initializer = function(a, b) greeting = a .. b end, -- luacheck: ignore
+        initargs = { "hello, ", "worker" },
+      }
+      assert.equal("hello, worker", executor:submit(function() return greeting end):await()) -- luacheck: ignore
+    end)
+
+    it("breaks it when it fails", function()
+      local executor <close> = make {
+        max_workers = 1,
+        initializer = function() error(peri.ValueError "no licence") end,
+      }
+      local class = kind == "threads" and peri.BrokenThreadPool or peri.BrokenProcessPool
+      local message = "the pool is broken, its initializer failed: ValueError: no licence"
+      raises(class, message, peri.await, executor:submit(math.abs, 1))
+      raises(class, message, executor.submit, executor, math.abs, 1)
+    end)
+  end)
+
   describe("a pool of " .. kind .. " outlives a job that", function()
     it("raises nil, or a table", function()
       local _, err = outcome(function() error(nil) end)

@@ -163,25 +163,6 @@ describe("ProcessPoolExecutor", function()
     assert.equal(3, workers)
   end)
 
-  it("calls the initializer in each worker", function()
-    local executor <close> = futures.ProcessPoolExecutor {
-      max_workers = 1,
-      initializer = function(a, b) greeting = a .. b end, -- luacheck: ignore
-      initargs = { "hello, ", "worker" },
-    }
-    assert.equal("hello, worker", executor:submit(function() return greeting end):await()) -- luacheck: ignore
-  end)
-
-  it("is broken when its initializer fails", function()
-    local executor <close> = futures.ProcessPoolExecutor {
-      max_workers = 1,
-      initializer = function() error(peri.ValueError "no licence") end,
-    }
-    local message = "the pool is broken, its initializer failed: ValueError: no licence"
-    raised(peri.BrokenProcessPool, message, executor:submit(math.abs, 1))
-    raises(peri.BrokenProcessPool, message, executor.submit, executor, math.abs, 1)
-  end)
-
   it("withdraws jobs that were sent ahead, but not the one that runs", function()
     local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
     local path, open = gate()

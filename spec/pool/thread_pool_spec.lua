@@ -307,25 +307,6 @@ describe("ThreadPoolExecutor", function()
     assert.equal(3, job:await())
   end)
 
-  it("calls the initializer in each worker", function()
-    local executor <close> = futures.ThreadPoolExecutor {
-      max_workers = 1,
-      initializer = function(a, b) greeting = a .. b end, -- luacheck: ignore
-      initargs = { "hello, ", "worker" },
-    }
-    assert.equal("hello, worker", executor:submit(function() return greeting end):await()) -- luacheck: ignore
-  end)
-
-  it("is broken when its initializer fails", function()
-    local executor <close> = futures.ThreadPoolExecutor {
-      max_workers = 1,
-      initializer = function() error(peri.ValueError "no licence") end,
-    }
-    local message = "the pool is broken, its initializer failed: ValueError: no licence"
-    raised(peri.BrokenThreadPool, message, executor:submit(math.abs, 1))
-    raises(peri.BrokenThreadPool, message, executor.submit, executor, math.abs, 1)
-  end)
-
   it("refuses wrong options", function()
     raises(peri.ValueError, "max_workers must be greater than 0",
       futures.ThreadPoolExecutor, { max_workers = 0 })
