@@ -11,11 +11,21 @@
 #ifndef PERI_POOL_H
 #define PERI_POOL_H
 
+#include <sched.h>
+
 #include "pool/codec.h"
 
-/* Between two looks at what another thread is to change. */
-static inline void peri__relax(void)
+enum { PERI__LOOKS = 128 };
+
+/* Between two looks, this one's number is n, at what another thread is to
+ * change. That one may have no processor but this: it gets it once in
+ * PERI__LOOKS, which is longer than news take that come from another one. */
+static inline void peri__relax(unsigned n)
 {
+  if (n % PERI__LOOKS == PERI__LOOKS - 1) {
+    sched_yield();
+    return;
+  }
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)

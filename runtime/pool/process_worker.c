@@ -299,8 +299,8 @@ static bool linger(worker_process *self)
     return came;
   uint64_t end = uv_hrtime() + (uint64_t)self->spin;
   do
-    for (int i = 0; i < 100 && !came; i++) {
-      peri__relax();
+    for (unsigned i = 0; i < PERI__LOOKS && !came; i++) {
+      peri__relax(i);
       came = peri__channel_has_bytes(&self->channel);
     }
   while (!came && uv_hrtime() < end);

@@ -32,7 +32,7 @@
 
 #include "pool/thread_pool.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 1024 };
+enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 8 * PERI__LOOKS };
 
 typedef peri__thread_pool thread_pool;
 
@@ -193,8 +193,8 @@ static bool linger(thread_pool *pool, peri__thread *thread, uint64_t end)
     return false;
   atomic_fetch_add(&pool->awake, 1);
   if (spins)
-    for (int i = 0; i < LOOKS && !has_reason(pool); i++)
-      peri__relax();
+    for (unsigned i = 0; i < LOOKS && !has_reason(pool); i++)
+      peri__relax(i);
   else
     for (int i = 0; i < LINGER && !has_reason(pool); i++)
       sched_yield();
