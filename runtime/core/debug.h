@@ -14,6 +14,13 @@ void peri__debug_follow(lua_State *L, peri_runtime *rt);
 void peri__debug_set(lua_State *L, peri_runtime *rt, peri_loop *loop, bool on);
 /* Raises unless this is the thread on which the loop runs. */
 void peri__debug_check_thread(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* The same for what is done with the loop's futures, in its debug mode. */
+static inline void peri__check_thread(lua_State *L, peri_runtime *rt,
+                                      const peri_future *future)
+{
+  if (peri_unlikely(future->loop != NULL && future->loop->debug))
+    peri__debug_check_thread(L, rt, future->loop);
+}
 
 /* Notes where the object at idx is made. */
 void peri__debug_note(lua_State *L, peri_runtime *rt, int idx);

@@ -482,7 +482,7 @@ static int l_cancelled(lua_State *L)
 static int l_cancel(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
-  peri__check_future(L, rt, 1);
+  peri__check_thread(L, rt, peri__check_future(L, rt, 1));
   lua_settop(L, 2);
   lua_pushboolean(L, peri__future_cancel_checked(L, rt, 1, 2));
   return 1;
@@ -493,6 +493,7 @@ static peri_future *check_pending(lua_State *L, peri_runtime *rt,
                                   const char *method)
 {
   peri_future *future = peri__check_future(L, rt, 1);
+  peri__check_thread(L, rt, future);
   if (future->kind != PERI_KIND_FUTURE)
     peri__throw(L, rt, PERI_ERR_RUNTIME, "%s does not support %s",
                 kind_names[future->kind], method);

@@ -15,6 +15,7 @@
  * called where the future becomes done.
  */
 #include "core.h"
+#include "debug.h"
 
 typedef struct peri_link {
   peri_node node;
@@ -117,6 +118,7 @@ int peri__add_done_callback(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
+  peri__check_thread(L, rt, future);
   peri_loop *loop = loop_for(L, rt, future);
   peri__check_function(L, rt, 2);
   lua_settop(L, 3);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "debug.h"
 
 static bool is_task(lua_State *L, peri_runtime *rt, int idx)
 {
@@ -403,6 +404,7 @@ static int l_cancel(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_task *task = peri__check_task(L, rt, 1);
+  peri__check_thread(L, rt, &task->future);
   lua_settop(L, 3);
   bool asked = peri__future_cancel_checked(L, rt, 1, 2);
   if (asked && lua_istable(L, 3)) {
