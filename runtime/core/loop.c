@@ -17,6 +17,7 @@
  * future's callbacks run, as asyncio's does.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "debug.h"
 #include "inspect.h"
@@ -134,13 +135,30 @@ static void on_closed(uv_handle_t *handle)
   ((peri_kernel *)handle->data)->open--;
 }
 
+/* libuv ends the process if its first loop finds no descriptors for the pipe of
+ * its signals, besides one of its own. */
+static int check_descriptors(void)
+{
+  uv_file ends[2][2];
+  int code = 0, n = 0;
+  while (n < 2 && (code = uv_pipe(ends[n], 0, 0)) == 0)
+    n++;
+  while (n-- > 0) {
+    close(ends[n][0]);
+    close(ends[n][1]);
+  }
+  return code;
+}
+
 static int kernel_init(peri_kernel *kernel, uv_loop_t *host_uv)
 {
   kernel->open = 0;
   kernel->scratch = NULL;
   kernel->uv = host_uv;
   if (host_uv == NULL) {
-    int code = uv_loop_init(&kernel->own);
+    int code = check_descriptors();
+    if (code == 0)
+      code = uv_loop_init(&kernel->own);
     if (code < 0)
       return code;
     kernel->uv = &kernel->own;
@@ -196,13 +214,24 @@ static int kernel_open(peri_runtime *rt, peri_loop *loop)
   return 0;
 }
 
-uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
+/* Memory, or descriptors, of which garbage may have some. */
+static bool is_lack(int code)
+{
+  return code == UV_ENOMEM || code == UV_EMFILE || code == UV_ENFILE;
+}
+
+int peri__loop_kernel(lua_State *L, peri_loop *loop)
 {
   int code = kernel_open(loop->rt, loop);
-  if (code == UV_ENOMEM) {
-    lua_gc(L, LUA_GCCOLLECT);
-    code = kernel_open(loop->rt, loop);
-  }
+  if (!is_lack(code))
+    return code;
+  lua_gc(L, LUA_GCCOLLECT);
+  return kernel_open(loop->rt, loop);
+}
+
+uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop)
+{
+  int code = peri__loop_kernel(L, loop);
   if (code < 0)
     peri__throw_uv(L, loop->rt, "uv_loop_init", code);
   return loop->kernel->uv;
@@ -384,20 +413,29 @@ bool peri__stuck(peri_runtime *rt, peri_loop *loop)
          peri__nothing_came(rt);
 }
 
+/* The loop's part of the kernel, and what pools need of it, for a sleep there.
+ * False: it does without for a moment, until there is memory or a descriptor. */
+static bool prepare_sleep(lua_State *L, peri_runtime *rt, peri_loop *loop)
+{
+  int code = peri__loop_kernel(L, loop);
+  if (code < 0 && !is_lack(code))
+    peri__throw_uv(L, rt, "uv_loop_init", code);
+  if (peri_unlikely(code == 0 && rt->unfollowed))
+    rt->run_changed(L, rt);
+  if (peri_likely(code == 0 && !rt->unfollowed))
+    return true;
+  uv_sleep(1);
+  return false;
+}
+
 static void sleep_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   int64_t delay = peri__next_timer(rt);
   if (delay == INT64_MAX && peri__idle(rt, loop) &&
       (jump(rt) || peri__deadlock(L, rt)))
     return;
-  int code = kernel_open(rt, loop);
-  if (code == UV_ENOMEM) { /* does without it, until there is memory */
-    lua_gc(L, LUA_GCCOLLECT);
-    uv_sleep(1);
+  if (!prepare_sleep(L, rt, loop))
     return;
-  }
-  if (code < 0)
-    peri__throw_uv(L, rt, "uv_loop_init", code);
   if (delay == INT64_MAX)
     delay = -1;
   if (atomic_load(&rt->attention) != 0 ||

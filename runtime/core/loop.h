@@ -132,6 +132,9 @@ void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop);
 /* Ends the loop's tasks where they stand, and reports them. Never raises. */
 void peri__loop_end_tasks(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* The loop's part of the kernel is made, if there is none yet. kernel: 0 or a
+ * libuv error; the other one raises. */
+int peri__loop_kernel(lua_State *L, peri_loop *loop);
 uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
 /* Closes what the loop has of the kernel, if it has any. */
 void peri__kernel_free(peri_runtime *rt, peri_loop *loop);

@@ -171,6 +171,7 @@ struct peri_runtime {
    * or none. */
   bool (*job_cancel)(lua_State *L, peri_runtime *rt, int idx, int message_idx);
   void (*run_changed)(lua_State *L, peri_runtime *rt);
+  bool unfollowed; /* which could not do all: once more before a loop sleeps */
   /* A loop is about to sleep while there are `spinners`: looks for news at most
    * so many nanoseconds (< 0: no limit). True: there is something. */
   bool (*spin)(lua_State *L, peri_runtime *rt, int64_t delay);

@@ -97,16 +97,17 @@ static void attach_one(lua_State *L, peri__executor *executor)
 {
   peri__pool *pool = executor->pool;
   peri_runtime *rt = executor->rt;
-  if (pool != NULL && pool->ops->attach != NULL)
-    pool->ops->attach(pool, L, rt->run != NULL ? rt->run->loop : NULL);
+  if (pool != NULL && pool->ops->attach != NULL &&
+      pool->ops->attach(pool, L, rt->run != NULL ? rt->run->loop : NULL) < 0)
+    rt->unfollowed = true;
 }
 
 /* rt->run_changed: results are to come in the loop that runs. */
 static void follow_run(lua_State *L, peri_runtime *rt)
 {
   int top = lua_gettop(L);
-  (void)rt;
-  if (!lua_checkstack(L, LUA_MINSTACK))
+  rt->unfollowed = !lua_checkstack(L, LUA_MINSTACK);
+  if (rt->unfollowed)
     return;
   if (peri__executors_push(L))
     each_executor(L, top + 1, attach_one);

@@ -259,14 +259,12 @@ int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop)
   process_pool *pool = (process_pool *)head;
   if (pool->io.loop == loop)
     return 0;
-  if (loop != NULL)
-    peri__loop_uv(L, loop);
+  int code = loop != NULL ? peri__loop_kernel(L, loop) : 0;
   peri__process_pool_detach(pool);
-  if (loop == NULL)
-    return 0;
+  if (loop == NULL || code < 0)
+    return code;
   pool->io.loop = loop;
   peri__list_push(&loop->open, &pool->io.listed);
-  int code = 0;
   for (unsigned i = 0; i < pool->count && code == 0; i++)
     code = peri__process_watch(pool->processes[i]);
   peri__process_watch_start(pool);
