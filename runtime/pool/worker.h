@@ -61,6 +61,27 @@ void peri__worker_preempt(peri__worker *worker);
  * the worker's thread. */
 void peri__worker_settle(peri__worker *worker);
 
+/* -- Between jobs --------------------------------------------------------------- */
+
+/* A worker that got its last job soon expects the next one soon, and looks for it
+ * for a while before it sleeps; meanwhile it lets others run. That costs no more
+ * than to sleep and to be woken do, on both sides: these nanoseconds. */
+enum { PERI__SOON = 50000 };
+
+/* How long it looks, at most. */
+static inline uint64_t peri__patience(uint64_t spin, bool expects)
+{
+  return expects && spin < PERI__SOON ? PERI__SOON : spin;
+}
+
+/* Whether a job that has come now, to one that had none since start, did so soon.
+ * Where one thread runs at a time nobody need look: it would keep others from
+ * what they are to bring. */
+static inline bool peri__came_soon(uint64_t start, bool parallel)
+{
+  return parallel && uv_hrtime() - start < PERI__SOON;
+}
+
 /* -- Kinds of pools --------------------------------------------------------- */
 
 /* A pool of threads. Takes what setup holds, in any case. The prefix is that of
