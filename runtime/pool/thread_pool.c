@@ -32,7 +32,7 @@
 
 #include "pool/thread_pool.h"
 
-enum { LARGEST_SHARE = 64, LOOKS = 1024, YIELDS = 8 };
+enum { LARGEST_SHARE = 64, LOOKS = 1024, YIELDS = 128 };
 
 typedef peri__thread_pool thread_pool;
 
@@ -335,9 +335,7 @@ static void do_job(thread_pool *pool, peri__thread *thread, peri__job *job)
     break_pool(pool, text);
     job->outcome = PERI__JOB_BROKEN;
   }
-  atomic_fetch_add(&pool->awake, 1); /* its owner may be here before it is done */
   peri__thread_job_done(pool, job);
-  atomic_fetch_sub(&pool->awake, 1);
   if (peri_unlikely(gone))
     peri__thread_state_part(thread);
 }
