@@ -180,8 +180,7 @@ static int settle_batch(lua_State *L)
     peri__job_future *future =
         peri__job_future_of(peri__list_shift(&executor->done));
     peri__job *job = &future->job;
-    if (peri_likely(ends_quietly(future) &&
-                    peri__job_future_is_open(future))) {
+    if (peri_likely(ends_quietly(future) && peri__job_future_is_open(future))) {
       future->future.state = PERI_FINISHED;
       peri__executor_forget(L, future, FUTURES_AT);
       continue;

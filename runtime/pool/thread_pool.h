@@ -23,8 +23,8 @@ typedef struct peri__thread {
   uv_thread_t id;
   peri__worker worker;
   peri__home home; /* for notes to worker.rt */
-  uv_sem_t wake; /* when it is asleep no more */
-  bool expects;  /* the last job came soon after the one before */
+  uv_sem_t wake;   /* when it is asleep no more */
+  bool expects;    /* the last job came soon after the one before */
 
   /* Guarded by the pool's mutex, and only written by the thread itself. */
   bool rests;  /* its job waits for others of this pool, and nothing else */
