@@ -44,8 +44,7 @@ typedef struct worker_process {
   peri__chunk_places in, out;
   peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
   uint64_t spin;
-  bool parallel;    /* there is more than one processor */
-  bool expects;     /* the last packet came soon after the one before */
+  peri__patience patience;
   task tasks[2];    /* the one that runs, and the one that follows it */
   uint32_t skipped; /* jobs behind the one that runs, found to be withdrawn */
   bool damaged;     /* it cannot go on */
@@ -313,24 +312,22 @@ static bool receive_packet(worker_process *self, peri__packet *packet,
                            const char **payload)
 {
   bool idle = false;
-  uint64_t start = 0; /* when there was nothing */
+  uint64_t end = 0; /* of looking; 0: there was something all the time */
   while (!peri__reader_next(&self->reader, packet, payload)) {
     ssize_t got = peri__reader_fill(&self->reader, &self->channel);
     if (got < 0)
       return false;
-    if (got == 0 && start == 0)
-      start = uv_hrtime();
-    if (got > 0 ||
-        linger(self, start + peri__patience(self->spin, self->expects)) ||
-        !peri__channel_sleep(&self->channel))
+    if (got == 0 && end == 0)
+      end = peri__patience_begin(&self->patience, self->spin);
+    if (got > 0 || linger(self, end) || !peri__channel_sleep(&self->channel))
       continue;
     if (!peri__channel_wait(&self->channel, false) && !idle) {
       idle = true;
       tell_idle(self);
     }
   }
-  if (start > 0)
-    self->expects = peri__came_soon(start, self->parallel);
+  if (end > 0)
+    peri__patience_end(&self->patience);
   return true;
 }
 
@@ -710,7 +707,7 @@ int peri_worker_main(const peri_options *given)
   options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   set_signals();
-  self.parallel = uv_available_parallelism() > 1;
+  self.patience = peri__patience_new();
   peri__home_init(&self.home, NULL, read_notes, &self);
   if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self) ||
       !start_watch(&self)) {

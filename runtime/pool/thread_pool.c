@@ -236,13 +236,12 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
     job = look_for_job(pool, thread);
   if (job != NULL)
     return job;
-  uint64_t start = uv_hrtime(), spin = pool->head.spin;
-  uint64_t end = start + peri__patience(spin, thread->expects);
+  uint64_t end = peri__patience_begin(&thread->patience, pool->head.spin);
   while (job == NULL && linger(pool, end))
     job = look_for_job(pool, thread);
   if (job == NULL)
     job = sleep_for_job(pool, thread);
-  thread->expects = peri__came_soon(start, pool->parallel);
+  peri__patience_end(&thread->patience);
   return job;
 }
 
@@ -426,6 +425,7 @@ static peri__thread *thread_new(thread_pool *pool, bool debug)
   thread->worker.next = next_of_worker;
   peri__home_init(&thread->home, NULL, peri__thread_read_notes, thread);
   thread->worker.kind = "thread";
+  thread->patience = peri__patience_new();
   make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
             pool->started);
   return thread;
@@ -719,7 +719,6 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
   pool->head.home = home;
   pool->setup = *setup;
   pool->max_workers = max_workers;
-  pool->parallel = uv_available_parallelism() > 1;
   snprintf(pool->prefix, sizeof pool->prefix, "%s", prefix);
   peri__list_init(&pool->queue);
   return &pool->head;

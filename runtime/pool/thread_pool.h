@@ -24,7 +24,7 @@ typedef struct peri__thread {
   peri__worker worker;
   peri__home home; /* for notes to worker.rt */
   uv_sem_t wake;   /* when it is asleep no more */
-  bool expects;    /* the last job came soon after the one before */
+  peri__patience patience;
 
   /* Guarded by the pool's mutex, and only written by the thread itself. */
   bool rests;  /* its job waits for others of this pool, and nothing else */
@@ -45,7 +45,6 @@ struct peri__thread_pool {
   peri__worker_setup setup;
   unsigned max_workers;
   char prefix[16];
-  bool parallel;   /* threads can run at the same time */
   unsigned joined; /* the owner's */
   bool signalled;  /* has sent its signal */
   char *broken;    /* what head.broken points to, unless that is static */
