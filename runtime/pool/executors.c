@@ -151,6 +151,8 @@ static bool has_news(peri_runtime *rt)
 /* rt->spin */
 static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
 {
+  enum { LOOKS = 8 }; /* between polls, which are dearer */
+  unsigned looks = 0;
   int top = lua_gettop(L);
   if (delay == 0 || !peri__executors_push(L))
     return false;
@@ -160,8 +162,8 @@ static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
   atomic_store(&rt->spins, true);
   do {
     each_executor(L, top + 1, poll_one);
-    for (unsigned i = 0; i < PERI__LOOKS && !has_news(rt); i++)
-      peri__relax(i);
+    for (int i = 0; i < LOOKS && !has_news(rt); i++)
+      peri__relax(looks++);
   } while (!has_news(rt) && uv_hrtime() - begin < longest);
   each_executor(L, top + 1, doze_one);
   atomic_store(&rt->spins, false);
