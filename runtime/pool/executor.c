@@ -255,18 +255,21 @@ static peri__job_future *push_future(lua_State *L, peri_runtime *rt,
   return future;
 }
 
-static void check_started(lua_State *L, peri_runtime *rt, int status)
+static void check_started(lua_State *L, peri_runtime *rt,
+                          const peri__pool *pool, int status)
 {
-  if (peri_unlikely(status != 0))
-    peri__throw(L, rt, PERI_ERR_RUNTIME, "cannot start a worker: %s",
-                uv_strerror(status));
+  char text[300];
+  if (peri_likely(status == 0))
+    return;
+  peri__pool_tell_start(pool, status, text, sizeof text);
+  peri__throw(L, rt, PERI_ERR_RUNTIME, "%s", text);
 }
 
 /* Results are to come while this loop runs. May raise. */
 static void attach(lua_State *L, peri_runtime *rt, peri__pool *pool)
 {
   if (pool->ops->attach != NULL && rt->run != NULL)
-    check_started(L, rt, pool->ops->attach(pool, L, rt->run->loop));
+    check_started(L, rt, pool, pool->ops->attach(pool, L, rt->run->loop));
 }
 
 /* The pool takes the job of the future, which stands in the table of futures at
@@ -282,7 +285,7 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
     return;
   peri__executor_forget(L, future, futures);
   check_takes_jobs(L, rt, executor); /* it may have been told just now */
-  check_started(L, rt, status);
+  check_started(L, rt, pool, status);
 }
 
 /* [..., table of futures at idx, future]: the future gets a place there, which is

@@ -6,6 +6,7 @@
  * when the home is looked at, before it takes the stack. So whoever finds it
  * set has left its job in time.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "pool/pool.h"
@@ -80,6 +81,18 @@ void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
   where->chunks = &job->chunk_room;
   where->chunk_count = where->chunk_capacity = 1;
   message->chunk_count = 0;
+}
+
+void peri__pool_tell_start(const peri__pool *pool, int status, char *text,
+                           size_t size)
+{
+  bool names = status == UV_ENOENT || status == UV_ENOTDIR ||
+               status == UV_EACCES || status == UV_EPERM || status == UV_ELOOP;
+  if (pool->program != NULL && names)
+    snprintf(text, size, "cannot start the worker program '%.200s': %s",
+             pool->program, uv_strerror(status));
+  else
+    snprintf(text, size, "cannot start a worker: %s", uv_strerror(status));
 }
 
 void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,

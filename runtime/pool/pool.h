@@ -206,6 +206,7 @@ struct peri__pool {
   const peri__pool_ops *ops;
   peri__home *home;
   peri__blocks *blocks; /* where messages to workers grow large, or NULL */
+  const char *program;  /* is started for each worker; NULL: none is */
   uint64_t spin;        /* nanoseconds to look for news before one sleeps */
   bool guest;           /* somebody else's, as one of its jobs sees it */
   atomic_bool ended;    /* closed, and all workers gone */
@@ -217,6 +218,10 @@ struct peri__pool {
   bool closed;
   size_t pending; /* submitted jobs, until their futures know */
 };
+
+/* Says that a worker could not be started, for which libuv's error is. */
+void peri__pool_tell_start(const peri__pool *pool, int status, char *text,
+                           size_t size);
 
 /* Push the modules perilune._pool and perilune._codec. Raise if the state has no
  * runtime. */

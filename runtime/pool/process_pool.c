@@ -413,6 +413,14 @@ static void requeue(process *p)
   }
 }
 
+/* Nobody does what is queued. */
+static void fail_unstarted(process_pool *pool, int code)
+{
+  char text[300];
+  peri__pool_tell_start(&pool->head, code, text, sizeof text);
+  fail_queue(pool, PERI__JOB_FAILED, text);
+}
+
 /* The worker has gone, and all that it sent was read. */
 void peri__process_lost(process *p)
 {
@@ -441,7 +449,7 @@ void peri__process_lost(process *p)
       !peri__list_empty(&pool->queue)) {
     int code = start_processes(pool);
     if (code < 0)
-      fail_queue(pool, PERI__JOB_FAILED, uv_strerror(code));
+      fail_unstarted(pool, code);
     peri__process_pool_hand_out(pool);
   }
   check_ended(pool);
@@ -686,6 +694,7 @@ peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
   }
   pool->head.ops = &ops;
   pool->head.home = home;
+  pool->head.program = options->command[0];
   pool->head.spin = (uint64_t)options->spin;
   pool->options = *options;
   pool->io.close = peri__process_pool_on_loop_close;

@@ -156,15 +156,16 @@ static void *watch_main(void *argument)
   }
 }
 
-static bool start_watch(worker_process *self)
+/* 0, or what the system says. */
+static int start_watch(worker_process *self)
 {
   sigset_t all, before;
   sigfillset(&all);
   self->main = pthread_self();
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  bool well = pthread_create(&self->watch, NULL, watch_main, self) == 0;
+  int code = pthread_create(&self->watch, NULL, watch_main, self);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return well;
+  return code;
 }
 
 /* -- Packets -------------------------------------------------------------------- */
@@ -271,6 +272,20 @@ static void send_text(worker_process *self, peri__packet packet,
 {
   packet.length = text != NULL ? strlen(text) : 0;
   send_packet(self, packet, text);
+}
+
+/* Why the pool is broken; NULL: there is no memory. */
+static void send_broken(worker_process *self, const char *why, const char *text)
+{
+  char whole[400];
+  snprintf(whole, sizeof whole, "%s%s", why, text ? text : "out of memory");
+  send_text(self, (peri__packet){.kind = PERI__PACKET_BROKEN}, whole);
+}
+
+/* Of peri__worker_open. */
+static void send_not_open(worker_process *self, int status, const char *text)
+{
+  send_broken(self, status < 0 ? "its initializer failed: " : "", text);
 }
 
 static void say_hello(worker_process *self)
@@ -419,8 +434,7 @@ static peri__job *run_job(worker_process *self, peri__job *job)
   if (status == 0)
     return peri__worker_run(&self->worker, job);
   if (status < 0) {
-    peri__packet packet = {.kind = PERI__PACKET_BROKEN};
-    send_text(self, packet, text);
+    send_not_open(self, status, text);
     exit(EXIT_FAILURE);
   }
   job->outcome = PERI__JOB_FAILED;
@@ -667,13 +681,13 @@ static int work(worker_process *self, const peri_options *options)
     self->worker.next = next_of_worker;
   self->worker.kind = "process";
   snprintf(self->worker.name, sizeof self->worker.name, "%d", (int)getpid());
-  if (peri__worker_open(&self->worker, &text) != 0) {
-    peri__packet packet = {.kind = PERI__PACKET_BROKEN};
-    send_text(self, packet, text);
+  int status = peri__worker_open(&self->worker, &text);
+  if (status != 0) {
+    send_not_open(self, status, text);
     return EXIT_FAILURE;
   }
   send_packet(self, (peri__packet){.kind = PERI__PACKET_READY}, NULL);
-  int status = serve(self);
+  status = serve(self);
   peri__worker_close(&self->worker);
   return status;
 }
@@ -708,10 +722,16 @@ int peri_worker_main(const peri_options *given)
   set_signals();
   self.patience = peri__patience_new();
   peri__home_init(&self.home, NULL, read_notes, &self);
-  if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self) ||
-      !start_watch(&self)) {
+  if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self)) {
     fputs("perilune: a worker is started by its process pool\n", stderr);
     return STATUS_BAD_START;
+  }
+  int code = start_watch(&self);
+  if (code != 0) {
+    say_hello(&self);
+    send_broken(&self, "a worker process cannot start a thread: ",
+                strerror(code));
+    return EXIT_FAILURE;
   }
   setvbuf(stdout, NULL, _IOLBF, LINE); /* lines stay whole */
   int status = work(&self, &options);

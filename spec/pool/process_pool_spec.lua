@@ -696,7 +696,7 @@ describe("a worker program", function()
   it("that does not exist is an error of submit", function()
     command { "/no/such/program" }
     local executor <close> = futures.ProcessPoolExecutor {}
-    raises(peri.RuntimeError, "cannot start a worker: no such file or directory",
+    raises(peri.RuntimeError, "cannot start the worker program '/no/such/program': no such file or directory",
       executor.submit, executor, nothing)
   end)
 
