@@ -328,8 +328,9 @@ local thread_pool_options <const> = {
 ---`max_workers` (default: the CPUs there are and 4 more, 32 at most), and stay
 ---until it is shut down; `thread_name_prefix` (default "peri") names them for
 ---`top -H`. `initializer` is called with the list `initargs` in each worker
----before its first job; if it fails, the pool is broken. With `max_queued`,
----`submit` waits while so many jobs are queued that nobody has begun. For `spin`
+---before its first job; if it fails, the pool is broken; the time that it takes
+---is not limited. With `max_queued`, `submit` waits while so many jobs are queued
+---that nobody has begun. For `spin`
 ---seconds (default 0) workers without a job, and the loop while it waits for one,
 ---look for news before they sleep: that costs a processor and saves the time to
 ---be woken. Without it a worker does so, and lets others run, for up to 0.2 ms

@@ -252,9 +252,12 @@ end
 
 ---Runs a function in the loop's default pool of threads and waits for it there.
 ---
+---It runs in another Lua state, so the caller's context does not go along, nor
+---can a ContextVar: pass the values that it needs. Raises what `submit` raises.
+---
 ---Cancellation: a job that runs already goes on, its result is dropped.
 ---
----Python: `asyncio.to_thread`.
+---Python: `asyncio.to_thread`, which copies the context.
 ---@param fn function|table the function, or a call table
 ---@param ... any its arguments
 ---@return any ... what it returned

@@ -16,6 +16,9 @@
  * A run until a future is done goes on for one round after it, in which that
  * future's callbacks run, as asyncio's does.
  */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -135,19 +138,36 @@ static void on_closed(uv_handle_t *handle)
   ((peri_kernel *)handle->data)->open--;
 }
 
-/* libuv ends the process if its first loop finds no descriptors for the pipe of
- * its signals, besides one of its own. */
+/* What stands in the place of a standard stream that is closed would take its
+ * output; and libuv ends the process when it closes a descriptor of its own
+ * there. */
+int peri__fill_standard(void)
+{
+  int fd;
+  do
+    fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd < 0)
+    return uv_translate_sys_error(errno);
+  close(fd);
+  return 0;
+}
+
+/* libuv ends the process, too, if its first loop finds no descriptors for the
+ * pipe of its signals, besides one of its own. */
 static int check_descriptors(void)
 {
   uv_file ends[2][2];
-  int code = 0, n = 0;
+  int code = 0, n = 0, least = INT_MAX;
   while (n < 2 && (code = uv_pipe(ends[n], 0, 0)) == 0)
     n++;
-  while (n-- > 0) {
-    close(ends[n][0]);
-    close(ends[n][1]);
-  }
-  return code;
+  while (n-- > 0)
+    for (int i = 0; i < 2; i++) {
+      close(ends[n][i]);
+      if (ends[n][i] < least)
+        least = ends[n][i];
+    }
+  return code == 0 && least <= STDERR_FILENO ? peri__fill_standard() : code;
 }
 
 static int kernel_init(peri_kernel *kernel, uv_loop_t *host_uv)

@@ -132,6 +132,9 @@ void peri__loop_check_open(lua_State *L, peri_runtime *rt, peri_loop *loop);
 void peri__loop_close(lua_State *L, peri_runtime *rt, peri_loop *loop);
 /* Ends the loop's tasks where they stand, and reports them. Never raises. */
 void peri__loop_end_tasks(lua_State *L, peri_runtime *rt, peri_loop *loop);
+/* Opens /dev/null in the place of each standard stream that is closed. 0 or a
+ * libuv error. */
+int peri__fill_standard(void);
 /* The loop's part of the kernel is made, if there is none yet. kernel: 0 or a
  * libuv error; the other one raises. */
 int peri__loop_kernel(lua_State *L, peri_loop *loop);

@@ -720,6 +720,7 @@ int peri_worker_main(const peri_options *given)
   options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   set_signals();
+  peri__fill_standard();
   self.patience = peri__patience_new();
   peri__home_init(&self.home, NULL, read_notes, &self);
   if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self)) {

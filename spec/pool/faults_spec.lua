@@ -125,19 +125,22 @@ for kind, make in pairs(kinds) do
       assert.is_false(future:cancelled()) -- it failed, as in Python
     end)
 
-    if kind == "threads" then it("exhausts the memory of its state", function()
-      local out, err, code = support.run_code [[
-        -- The program gives its workers the limit that it has itself, which is none:
-        -- so the job asks for more than there can be.
-        local peri = require "perilune"
-        local executor <close> = require "perilune.futures".ThreadPoolExecutor { max_workers = 1 }
-        local future = executor:submit(function() return #(("x"):rep(1 << 46)) end)
-        local ok, err = pcall(future.result, future)
-        print(ok, (tostring(err):gsub("^.*:%d+: ", "")))
-        print(executor:submit(math.abs, -1):result())
-      ]]
-      assert.same({ "", 0 }, { err, code })
-      assert.truthy(out:find("^false\t.*memory.*\n1\n$") or out:find("^false\tresulting string too large\n1\n$"), out)
+    -- spec/embed has limits of memory; here it is more than there can be.
+    it("asks for more memory than there is", function()
+      local ok, err = outcome(function() return #(("x"):rep(1 << 46)) end)
+      assert.is_false(ok)
+      err = tostring(err)
+      assert.truthy(err:find "memory" or err:find "string too large", err)
+    end)
+
+    if support.signals_interrupt then it("loops for ever, and is cancelled", function()
+      local executor <close> = make { max_workers = 1 }
+      local future = executor:submit(function() while true do pcall(error) end end)
+      while not future:running() do peri.sleep(0) end
+      assert.is_false(future:cancel())
+      assert.is_true(future:cancel { running = true, grace = 1e6 })
+      raises(peri.CancelledError, "", future.result, future)
+      assert.equal(1, (executor:submit(math.abs, -1):result()))
     end) end
 
     it("is submitted by a done callback", function()
@@ -151,33 +154,122 @@ for kind, make in pairs(kinds) do
   end)
 end
 
+local shut_down <const> = "cannot submit a job: the executor was shut down"
+
+for kind, make in pairs(kinds) do
+  describe("a pool of " .. kind, function()
+    it("takes a million jobs into its queue", function()
+      if not support.signals_interrupt then return end -- under TSan it takes minutes
+      local executor = make { max_workers = 1 }
+      local first = executor:submit(peri.sleep, 1e9)
+      local last
+      for _ = 1, 1 << 20 do last = executor:submit(math.abs, -1) end
+      assert.is_false(last:done())
+      executor:shutdown { wait = false, cancel_futures = true }
+      assert.is_true(last:cancelled())
+      first:cancel { running = true }
+      executor:shutdown()
+      assert.is_true(first:done())
+    end)
+
+    it("does a quarter of a million jobs", function()
+      if not support.signals_interrupt then return end
+      local executor <close> = make { max_workers = 2 }
+      local jobs, sum = {}, 0
+      for i = 1, 1 << 18 do jobs[i] = executor:submit(math.abs, -i) end
+      for i = 1, 1 << 18 do sum = sum + jobs[i]:result() end
+      assert.equal((1 << 17) * ((1 << 18) + 1), sum)
+    end)
+
+    it("may be shut down with a full queue, twice at a time", function()
+      local executor = make { max_workers = 2 }
+      local jobs = {}
+      for i = 1, 2000 do jobs[i] = executor:submit(function(n) return n end, i) end
+      local one, two = peri.create_task(executor.shutdown, executor), peri.create_task(executor.shutdown, executor)
+      one:await()
+      two:await()
+      for i = 1, 2000 do assert.equal(i, (jobs[i]:result(0))) end
+      raises(peri.RuntimeError, shut_down, executor.submit, executor, print)
+      raises(peri.RuntimeError, shut_down, executor.map, executor, print, { 1 })
+      raises(peri.RuntimeError, shut_down, peri.get_running_loop().run_in_executor,
+        peri.get_running_loop(), executor, print)
+    end)
+
+    it("may be shut down by a done callback, which blocks until it has ended", function()
+      local executor = make { max_workers = 2 }
+      local jobs, done = {}, nil
+      for i = 1, 100 do jobs[i] = executor:submit(math.abs, -i) end
+      jobs[1]:add_done_callback(function()
+        executor:shutdown()
+        done = true
+        for i = 1, 100 do done = done and jobs[i]:done() end
+        executor:shutdown()
+      end)
+      jobs[1]:result()
+      assert.is_true(done)
+      for i = 1, 100 do assert.equal(i, (jobs[i]:result(0))) end
+      raises(peri.RuntimeError, shut_down, executor.submit, executor, print)
+    end)
+
+    it("cancels a full queue in a done callback", function()
+      local executor = make { max_workers = 1 }
+      local jobs, cancelled = {}, 0
+      for i = 1, 500 do jobs[i] = executor:submit(math.abs, -i) end
+      for i = 2, 500 do jobs[i]:add_done_callback(function(f) cancelled = cancelled + (f:cancelled() and 1 or 0) end) end
+      jobs[1]:add_done_callback(function() executor:shutdown { wait = false, cancel_futures = true } end)
+      executor:shutdown()
+      local withdrawn = 0
+      for i = 2, 500 do
+        assert.is_true(jobs[i]:done())
+        if jobs[i]:cancelled() then withdrawn = withdrawn + 1 end
+      end
+      assert.equal(withdrawn, cancelled)
+    end)
+
+    it("says what went wrong in a job, to the last of a group's errors", function()
+      local out, err, code = support.run_code(([[
+        local executor <close> = require "perilune.futures".%s { max_workers = 1 }
+        executor:submit(function()
+          local peri = require "perilune"
+          peri.TaskGroup(function(group)
+            group:create_task(function() error(peri.ValueError "first") end)
+            group:create_task(error, "second", 0)
+          end)
+        end):result()
+      ]]):format(kind == "threads" and "ThreadPoolExecutor" or "ProcessPoolExecutor"))
+      assert.same({ "", 1 }, { out, code })
+      local group = err:find("ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions)", 1, true)
+      local worker, first, second = err:find "in worker", err:find "1%. ValueError: first", err:find "2%. second"
+      assert.truthy(group and worker and first and second, err)
+      assert.is_true(group < worker and worker < first and first < second, err)
+    end)
+
+    -- Where a standard output leads that takes nothing; what the job says itself
+    -- goes to its error output.
+    for how, redirection in pairs { ["is full"] = ">/dev/full", ["is closed"] = ">&-" } do
+      it("works on when its output " .. how, function()
+        local file = support.file(([[
+          local executor <close> = require "perilune.futures".%s { max_workers = 1 }
+          local job = executor:submit(function()
+            for i = 1, 100 do print(("line"):rep(1000), i) end
+            io.stdout:flush()
+            return "printed"
+          end)
+          io.stderr:write(job:result(), executor:submit(math.abs, -1):result(), "\n")
+        ]]):format(kind == "threads" and "ThreadPoolExecutor" or "ProcessPoolExecutor"))
+        local out, err, code = support.shell(("exec timeout 60 %s %s %s"):format(
+          support.quote(support.program), file, redirection))
+        assert.same({ "", "printed1\n", 0 }, { out, err, code })
+        out, err, code = support.run_stock("dofile(arg[1])", {
+          env = ([[sh -c 'exec "$@" %s' sh]]):format(redirection), argument = file,
+        })
+        assert.same({ "", "printed1\n", 0 }, { out, err, code })
+      end)
+    end
+  end)
+end
+
 describe("a pool of threads", function()
-  it("takes a million jobs into its queue", function()
-    if not support.signals_interrupt then return end -- under TSan it takes minutes
-    local executor = futures.ThreadPoolExecutor { max_workers = 1 }
-    local first = executor:submit(peri.sleep, 1e9)
-    local last
-    for _ = 1, 1 << 20 do last = executor:submit(math.abs, -1) end
-    assert.is_false(last:done())
-    executor:shutdown { wait = false, cancel_futures = true }
-    assert.is_true(last:cancelled())
-    first:cancel { running = true }
-    executor:shutdown()
-    assert.is_true(first:done())
-  end)
-
-  it("may be shut down with a full queue, twice at a time", function()
-    local executor = futures.ThreadPoolExecutor { max_workers = 2 }
-    local jobs = {}
-    for i = 1, 2000 do jobs[i] = executor:submit(function(n) return n end, i) end
-    local one, two = peri.create_task(executor.shutdown, executor), peri.create_task(executor.shutdown, executor)
-    one:await()
-    two:await()
-    for i = 1, 2000 do assert.equal(i, (jobs[i]:result(0))) end
-    raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", executor.submit, executor, print)
-    raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", executor.map, executor, print, { 1 })
-  end)
-
   it("loses and doubles none of its jobs when some are cancelled meanwhile", function()
     local executor <close> = futures.ThreadPoolExecutor { max_workers = 3 }
     local jobs, cancelled, sum, expected = {}, 0, 0, 0
