@@ -78,6 +78,9 @@ end
 ---Cancellation of the future: a job that has not begun is withdrawn; one that
 ---runs goes on, its result is dropped.
 ---
+---If the loop closes before the job has ended, the job is done all the same, and
+---the future stays pending for good; it may still be cancelled.
+---
 ---Python: `loop.run_in_executor`.
 ---@param loop perilune.Loop
 ---@param executor perilune.Executor? nil: the default one

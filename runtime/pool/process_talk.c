@@ -319,8 +319,7 @@ static bool take_packet(process *p, const peri__packet *packet,
   case PERI__PACKET_BROKEN: {
     char text[400];
     int length = packet->length < 300 ? (int)packet->length : 300;
-    snprintf(text, sizeof text, ", %.*s", length,
-             length > 0 ? payload : "");
+    snprintf(text, sizeof text, ", %.*s", length, length > 0 ? payload : "");
     peri__process_pool_break(p->pool, strdup(text));
     return true;
   }

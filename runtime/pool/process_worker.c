@@ -730,8 +730,8 @@ int peri_worker_main(const peri_options *given)
   int code = start_watch(&self);
   if (code != 0) {
     say_hello(&self);
-    send_broken(&self, "a worker process cannot start a thread: ",
-                strerror(code));
+    send_broken(&self,
+                "a worker process cannot start a thread: ", strerror(code));
     return EXIT_FAILURE;
   }
   setvbuf(stdout, NULL, _IOLBF, LINE); /* lines stay whole */

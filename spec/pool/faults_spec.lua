@@ -215,7 +215,9 @@ for kind, make in pairs(kinds) do
       local executor = make { max_workers = 1 }
       local jobs, cancelled = {}, 0
       for i = 1, 500 do jobs[i] = executor:submit(math.abs, -i) end
-      for i = 2, 500 do jobs[i]:add_done_callback(function(f) cancelled = cancelled + (f:cancelled() and 1 or 0) end) end
+      for i = 2, 500 do
+        jobs[i]:add_done_callback(function(f) cancelled = cancelled + (f:cancelled() and 1 or 0) end)
+      end
       jobs[1]:add_done_callback(function() executor:shutdown { wait = false, cancel_futures = true } end)
       executor:shutdown()
       local withdrawn = 0

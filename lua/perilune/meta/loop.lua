@@ -37,7 +37,8 @@ function Loop:run_forever() end
 function Loop:stop() end
 
 ---Closes the loop: what is queued is dropped, and errors that nobody has
----retrieved are reported. Closing it again does nothing.
+---retrieved are reported. Closing it again does nothing. Jobs of executors are
+---done all the same; the loop's own futures of them stay pending.
 ---
 ---Raises RuntimeError while it runs.
 ---
@@ -237,7 +238,8 @@ function Loop:run_coroutine_threadsafe(fn, ...) end
 ---down, and what `submit` raises.
 ---
 ---Cancellation of the future: a job that has not begun is withdrawn; one that runs
----goes on, its result is dropped.
+---goes on, its result is dropped. If the loop closes before the job has ended, the
+---future stays pending for good.
 ---
 ---Python: `loop.run_in_executor`.
 ---@param executor perilune.ThreadPoolExecutor? nil: the loop's default one
