@@ -115,7 +115,6 @@ for kind, name in pairs(kinds) do
         for i = 1, 4 do
           executor:submit(function() io.write("submitted\n") io.flush() end)
           loop:run_in_executor(executor, function() io.write("of the loop\n") io.flush() end)
-            :add_done_callback(function() error "the run is over" end)
         end
         peri.create_task(function() executor:submit(peri.sleep, 1e-3):result() end)
       ]]):format(name))
