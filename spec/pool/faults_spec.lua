@@ -163,11 +163,12 @@ for kind, make in pairs(kinds) do
       local executor = make { max_workers = 1 }
       local first = executor:submit(peri.sleep, 1e9)
       local last
+      while not first:running() do peri.sleep(0) end
       for _ = 1, 1 << 20 do last = executor:submit(math.abs, -1) end
       assert.is_false(last:done())
       executor:shutdown { wait = false, cancel_futures = true }
       assert.is_true(last:cancelled())
-      first:cancel { running = true }
+      assert.is_true(first:cancel { running = true })
       executor:shutdown()
       assert.is_true(first:done())
     end)
