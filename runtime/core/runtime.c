@@ -252,22 +252,28 @@ static int l_exit(lua_State *L)
   return peri__throw_sentinel(L, rt, PERI_SENTINEL_EXIT);
 }
 
-/* print(...): Lua's, in order with the streams of perilune.stdio */
+/* print(...): Lua's, in order with the streams of perilune.stdio, and in one piece
+ * whatever other threads print */
 static int l_print(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   int n = lua_gettop(L);
   if (rt->flush_stdio != NULL)
     rt->flush_stdio(rt);
+  for (int i = 1; i <= n; i++) { /* may raise: nothing is locked yet */
+    luaL_tolstring(L, i, NULL);
+    lua_replace(L, i);
+  }
+  flockfile(stdout);
   for (int i = 1; i <= n; i++) {
     size_t length;
-    const char *text = luaL_tolstring(L, i, &length);
+    const char *text = lua_tolstring(L, i, &length);
     if (i > 1)
       lua_writestring("\t", 1);
     lua_writestring(text, length);
-    lua_pop(L, 1);
   }
   lua_writeline();
+  funlockfile(stdout);
   return 0;
 }
 

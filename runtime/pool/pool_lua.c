@@ -28,7 +28,8 @@ static char *copy_path(lua_State *L, const char *name)
 static void fill_options(const peri_runtime *rt, peri_options *options)
 {
   peri_options_init(options);
-  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE;
+  options->patch = PERI_PATCH_DEFAULT | PERI_PATCH_EXIT | PERI_PATCH_REQUIRE |
+                   PERI_PATCH_PRINT;
   options->memory_limit = rt->options.memory_limit;
   options->debug = rt->debug;
   options->deadlock = rt->options.deadlock;

@@ -5,15 +5,15 @@ local peri = require "perilune"
 local support = require "support"
 local raises, trace = support.raises, support.trace
 
-local name = ...
-local Executor = futures[name]
+local class = ...
+local Executor = futures[class]
 
 -- Stands before code that others run.
-local set_name = ("local name = %q\n"):format(name)
+local set_name = ("local name = %q\n"):format(class)
 
 -- What has no counterpart in processes, or another one.
 local function describe_threads(...)
-  if name == "ThreadPoolExecutor" then describe(...) end
+  if class == "ThreadPoolExecutor" then describe(...) end
 end
 
 local function wait_until_runs(future)
@@ -43,7 +43,7 @@ end
 
 local function fail(message) error(require "perilune".ValueError(message)) end
 
-describe("the future of a job, " .. name, function()
+describe("the future of a job, " .. class, function()
   it("goes from queued to running to done", function()
     local executor, open, first = held()
     local second = executor:submit(math.abs, -1)
@@ -73,7 +73,7 @@ describe("the future of a job, " .. name, function()
     local err = raises(peri.ValueError, "bad", future.result, future)
     assert.equal(err, future:exception())
     assert.equal(err, raises(peri.ValueError, "bad", future.await, future))
-    assert.truthy(future:traceback():find(name == "ThreadPoolExecutor" and "in worker peri%-0" or "in worker %d"))
+    assert.truthy(future:traceback():find(class == "ThreadPoolExecutor" and "in worker peri%-0" or "in worker %d"))
   end)
 
   it("waits no longer than the timeout, and leaves the job alone", function()
@@ -187,7 +187,7 @@ describe("the future of a job, " .. name, function()
   end)
 end)
 
-describe("a done callback of a job's future, " .. name, function()
+describe("a done callback of a job's future, " .. class, function()
   it("is called where the job ends, in the order of adding", function()
     local executor, open, first = held()
     local lines, say = trace()
@@ -255,7 +255,7 @@ describe("a done callback of a job's future, " .. name, function()
   end)
 end)
 
-describe("futures.wait, " .. name, function()
+describe("futures.wait, " .. class, function()
   it("returns at once if it need not wait", function()
     local executor, open, first = held()
     local done, not_done = futures.wait {}
@@ -297,7 +297,7 @@ describe("futures.wait, " .. name, function()
   end)
 end)
 
-describe("futures.as_completed, " .. name, function()
+describe("futures.as_completed, " .. class, function()
   it("gives those that are done first, each once", function()
     local executor, open, first = held()
     local cancelled = executor:submit(print)
@@ -328,7 +328,7 @@ describe("futures.as_completed, " .. name, function()
   end)
 end)
 
-describe("Executor:map, " .. name, function()
+describe("Executor:map, " .. class, function()
   it("counts its timeout from the call", function()
     local executor, open, first = held()
     local step = executor:map(math.abs, { -1 }, { timeout = 0.01 })
@@ -379,7 +379,7 @@ describe("Executor:map, " .. name, function()
   end)
 end)
 
-describe("max_queued, " .. name, function()
+describe("max_queued, " .. class, function()
   it("makes submit wait for room, in order", function()
     local executor = Executor { max_workers = 1, max_queued = 1 }
     local path = support.directory() .. "/gate"
@@ -434,7 +434,7 @@ describe("max_queued, " .. name, function()
   end)
 end)
 
-describe("a loop that was sent to a job, " .. name, function()
+describe("a loop that was sent to a job, " .. class, function()
   it("takes calls and coroutines from there", function()
     local executor <close> = Executor { max_workers = 1 }
     local lines, say = trace()
@@ -504,17 +504,17 @@ describe_threads("the loop of a job", function()
   end)
 end)
 
-describe("spin, " .. name, function()
+describe("spin, " .. class, function()
   it("changes nothing but the time", function()
     local executor <close> = Executor { max_workers = 2, spin = 0.001 }
     for i = 1, 200 do assert.equal(i, (executor:submit(function(n) return n end, i):await())) end
     assert.equal("slept", (executor:submit(peri.sleep, 0.005, "slept"):result()))
-    raises(peri.TypeError, ("bad argument #1 to '%s' (number or nil expected, got string)"):format(name),
+    raises(peri.TypeError, ("bad argument #1 to '%s' (number or nil expected, got string)"):format(class),
       Executor, { spin = "1" })
   end)
 end)
 
-describe("outside of loops, " .. name, function()
+describe("outside of loops, " .. class, function()
   it("result blocks, with a timeout, and callbacks run meanwhile", function()
     local out, err, code = support.run_stock(set_name .. [[
       local peri = require "perilune"
@@ -540,7 +540,7 @@ describe("outside of loops, " .. name, function()
   end)
 end)
 
-describe("cancel { running = true }, " .. name, function()
+describe("cancel { running = true }, " .. class, function()
   it("ends a job where it waits, and pcall does not catch that", function()
     local executor <close> = Executor { max_workers = 1 }
     local future = executor:submit(function()

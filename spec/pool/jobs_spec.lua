@@ -1,0 +1,83 @@
+-- What jobs may do, of either kind of pool: all that a task may.
+local futures = require "perilune.futures"
+local support = require "support"
+
+for kind, name in pairs { thread = "ThreadPoolExecutor", process = "ProcessPoolExecutor" } do
+  describe("a job in a " .. kind, function()
+    it("may serve and use sockets, in tasks beside each other", function()
+      local executor <close> = futures[name] { max_workers = 1 }
+      local job = executor:submit(function()
+        local peri, net = require "perilune", require "perilune.net"
+        local server <close> = net.start_server(function(stream)
+          stream:write((stream:readline():upper()))
+          stream:drain()
+        end, "127.0.0.1", 0)
+        local function ask(text)
+          local stream <close> = net.open_connection(server.sockets[1]:getsockname())
+          stream:write(text .. "\n")
+          return (stream:readline())
+        end
+        return peri.all(peri.call(ask, "one"), peri.call(ask, "two"), peri.call(peri.sleep, 0.001, "slept"))
+      end)
+      assert.same({ "ONE\n", "TWO\n", "slept" }, { job:result() })
+    end)
+
+    it("may talk to another job", function()
+      local executor <close> = futures[name] { max_workers = 2 }
+      local path = support.directory() .. "/socket"
+      local server = executor:submit(function(at)
+        local peri, net = require "perilune", require "perilune.net"
+        local asked = peri.Future()
+        local _ <close> = net.start_unix_server(function(stream) asked:set_result((stream:readline())) end, at)
+        return (asked:await())
+      end, path)
+      local client = executor:submit(function(at)
+        local peri, net = require "perilune", require "perilune.net"
+        local ok, stream
+        repeat
+          ok, stream = peri.pcall(net.open_unix_connection, at)
+          if not ok then peri.sleep(0.001) end
+        until ok
+        local _ <close> = stream
+        stream:write "hello\n"
+        stream:drain()
+        return "asked"
+      end, path)
+      assert.same({ "hello\n", "asked" }, { (server:result()), (client:result()) })
+    end)
+
+    it("may start programs", function()
+      local executor <close> = futures[name] { max_workers = 1 }
+      local job = executor:submit(function()
+        local subprocess = require "perilune.subprocess"
+        local child = subprocess.create_subprocess_exec("cat", { stdin = subprocess.PIPE, stdout = subprocess.PIPE })
+        local out = child:communicate "through"
+        return out, child.returncode, subprocess.create_subprocess_shell("exit 7"):wait()
+      end)
+      assert.same({ "through", 0, 7 }, { job:result() })
+    end)
+
+    it("prints whole lines, beside others that print", function()
+      local code = ([[
+        local futures = require "perilune.futures"
+        local executor <close> = futures.%s { max_workers = 2 }
+        local function job(i)
+          for k = 1, 500 do print(("line"):rep(20), i, k) end
+        end
+        local one, two = executor:submit(job, 1), executor:submit(job, 2)
+        one:result()
+        two:result()
+      ]]):format(name)
+      for _, run in ipairs { support.run_code, support.run_stock } do
+        local out, err, status = run(code)
+        assert.same({ "", 0 }, { err, status })
+        local lines = 0
+        for line in out:gmatch "[^\n]+" do
+          lines = lines + 1
+          assert.truthy(line:find("^" .. ("line"):rep(20) .. "\t[12]\t%d+$"), line)
+        end
+        assert.equal(1000, lines)
+      end
+    end)
+  end)
+end
