@@ -54,6 +54,8 @@ typedef struct peri__job {
   atomic_uchar state;    /* peri__job_state */
   uint8_t outcome;       /* peri__outcome */
   uint16_t retries;      /* may be tried so often again if its worker dies */
+  bool relayed; /* a job in another process has submitted it: what it comes to
+                   goes there by way of the owner, who does not read it */
   peri__message in, out; /* for reading; see peri__job_put */
   char *text;            /* malloc's */
   struct peri__worker *worker; /* that runs it */
