@@ -63,13 +63,13 @@ struct process {
   uint32_t live;        /* jobs between those that were not taken back */
   uint32_t tasks;       /* jobs it has, or had */
   bool hello, ready, answered;
-  bool held;    /* the watch keeps its loop from being idle */
-  bool closing; /* gets no more jobs; its end is expected */
-  bool damaged; /* what it sent makes no sense */
-  bool late;    /* it was not ready in time */
-  bool rests;   /* its job waits for jobs of this pool only */
+  bool held;             /* the watch keeps its loop from being idle */
+  bool closing;          /* gets no more jobs; its end is expected */
+  bool damaged;          /* what it sent makes no sense */
+  bool late;             /* it was not ready in time */
+  bool rests;            /* its job waits for jobs of this pool only */
   uint64_t rest, rested; /* its number for that, and the pool's */
-  uint64_t told; /* orders sent that end a rest */
+  uint64_t told;         /* orders sent that end a rest */
   slot slots[PERI__WINDOW];
 };
 
@@ -91,7 +91,7 @@ struct process_pool {
   relay *relays; /* jobs that workers have submitted */
   unsigned relay_count;
   uint64_t rests; /* of its workers */
-  watch *timer;  /* of workers that start; or NULL */
+  watch *timer;   /* of workers that start; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -176,7 +176,7 @@ void peri__relay_submit(process *p, const peri__packet *packet,
                         peri__message *message, int code);
 /* What the worker asks for its jobs. False: no worker of ours sends that. */
 void peri__relay_withdraw(process *p, uint32_t number);
-void peri__relay_leave(process *p);
+void peri__relay_sync(process *p);
 bool peri__relay_interrupt(process *p, const peri__packet *packet,
                            const char *payload);
 bool peri__process_rest(process *p, const peri__packet *packet,

@@ -9,8 +9,9 @@
  * later than the owner whether a job runs: a job of which it does not know is
  * cancelled at once, and the owner is told; what it comes to is dropped if it has
  * begun after all. A state that closes has the owner withdraw those that have not
- * begun, and waits for that: the worker may be the next to begin one. If all of
- * the worker goes, the owner sees to it by itself.
+ * begun; if all of the worker goes, the owner sees to it by itself. After either
+ * the worker waits for the owner to have heard before it begins another job: that
+ * may be one of those.
  *
  * A job that waits for a job of its own pool needs another worker for that one.
  * Where its loop is about to sleep with nothing to wait for but such jobs, it says
@@ -49,7 +50,8 @@ static int submit(peri__pool *head, peri__job *job)
   head->closed = head->closed || atomic_load(&this->shut);
   if (head->closed)
     return UV_ECANCELED;
-  uint8_t retries = job->retries < UINT8_MAX ? (uint8_t)job->retries : UINT8_MAX;
+  uint8_t retries =
+      job->retries < UINT8_MAX ? (uint8_t)job->retries : UINT8_MAX;
   uint32_t number = ++this->last;
   job->carrier = (void *)(uintptr_t)number;
   uv_mutex_lock(this->mutex);
@@ -74,12 +76,14 @@ static bool withdraw(peri__pool *head, peri__job *job)
   if (takes)
     peri__node_unlink(&job->node);
   uv_mutex_unlock(this->mutex);
-  if (takes)
-    this->send(this,
-               (peri__packet){.kind = PERI__PACKET_WITHDRAW,
-                              .slot = number_of(job)},
-               &none);
-  return takes;
+  if (!takes)
+    return false;
+  this->behind = true;
+  this->send(
+      this,
+      (peri__packet){.kind = PERI__PACKET_WITHDRAW, .slot = number_of(job)},
+      &none);
+  return true;
 }
 
 /* With the mutex: the first job in the list that is not known to have begun. */
@@ -118,10 +122,10 @@ static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
       .bytes = {.data = (char *)&grace, .length = sizeof grace}};
   if (!running(head, job))
     return false;
-  this->send(this,
-             (peri__packet){.kind = PERI__PACKET_INTERRUPT,
-                            .slot = number_of(job)},
-             &message);
+  this->send(
+      this,
+      (peri__packet){.kind = PERI__PACKET_INTERRUPT, .slot = number_of(job)},
+      &message);
   return true;
 }
 
@@ -178,8 +182,8 @@ void peri__guest_obey(peri__guest *this, const peri__order *order,
   case PERI__ORDER_HOPELESS:
     lose_hope(this, order);
     break;
-  case PERI__ORDER_LEFT:
-    uv_sem_post(&this->left);
+  case PERI__ORDER_SYNC:
+    uv_sem_post(&this->sync);
     break;
   case PERI__ORDER_CLOSED:
     atomic_store(&this->shut, true);
@@ -236,10 +240,9 @@ static bool rests(peri_runtime *rt, bool sleeps)
     this->rest = PERI__GUEST_DESPAIRS;
   uv_mutex_unlock(this->mutex);
   if (tells)
-    this->send(
-        this, (peri__packet){.kind = PERI__PACKET_REST},
-        &(peri__message){
-            .bytes = {.data = (char *)&rest, .length = sizeof rest}});
+    this->send(this, (peri__packet){.kind = PERI__PACKET_REST},
+               &(peri__message){
+                   .bytes = {.data = (char *)&rest, .length = sizeof rest}});
   return hope;
 }
 
@@ -250,16 +253,16 @@ static void close_guest(peri__pool *head)
   peri__guest *this = guest_of(head);
   peri__message none = {.chunk_count = 0};
   uv_mutex_lock(this->mutex);
-  bool asks = !peri__list_empty(&this->jobs) && !this->ends;
+  bool leaves = !peri__list_empty(&this->jobs) && !this->ends;
   while (!peri__list_empty(&this->jobs))
     peri__list_shift(&this->jobs);
   this->rest = PERI__GUEST_AWAKE;
   this->rt = NULL;
   uv_mutex_unlock(this->mutex);
-  if (!asks)
+  if (!leaves)
     return;
+  this->behind = true;
   this->send(this, (peri__packet){.kind = PERI__PACKET_LEAVE}, &none);
-  uv_sem_wait(&this->left);
 }
 
 static void do_nothing(peri__pool *head)
@@ -283,12 +286,20 @@ int peri__guest_init(peri__guest *this, uv_mutex_t *mutex)
 {
   this->mutex = mutex;
   peri__list_init(&this->jobs);
-  return uv_sem_init(&this->left, 0);
+  return uv_sem_init(&this->sync, 0);
 }
 
 void peri__guest_fini(peri__guest *this)
 {
-  uv_sem_destroy(&this->left);
+  uv_sem_destroy(&this->sync);
+}
+
+void peri__guest_sync(peri__guest *this)
+{
+  peri__message none = {.chunk_count = 0};
+  this->behind = false;
+  this->send(this, (peri__packet){.kind = PERI__PACKET_SYNC}, &none);
+  uv_sem_wait(&this->sync);
 }
 
 peri__pool *peri__guest_open(peri__guest *this, peri_runtime *rt,

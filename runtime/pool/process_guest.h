@@ -21,10 +21,11 @@ typedef struct peri__guest {
   /* On the main thread; takes nothing of the message. */
   void (*send)(struct peri__guest *guest, peri__packet packet,
                peri__message *message);
-  uint32_t last;    /* number of a job */
-  bool ends;        /* and the process with it */
-  uv_sem_t left;    /* the owner has none of its jobs left to begin */
-  atomic_bool shut; /* the owner takes no more jobs */
+  uint32_t last; /* number of a job */
+  bool ends;     /* and the process with it */
+  bool behind;   /* the owner may not have heard what it has withdrawn */
+  uv_sem_t sync;
+  atomic_bool shut;  /* the owner takes no more jobs */
   uv_mutex_t *mutex; /* guards the rest */
   peri_runtime *rt;  /* NULL: the state has none */
   peri_list jobs;    /* that the owner has; carrier: their number */
@@ -38,6 +39,8 @@ void peri__guest_fini(peri__guest *guest);
 /* Of the worker's state, until that closes. */
 peri__pool *peri__guest_open(peri__guest *guest, peri_runtime *rt,
                              peri__home *home);
+/* Waits until the owner has done what it was sent. */
+void peri__guest_sync(peri__guest *guest);
 /* Any thread, with the mutex: does what the owner says, of which the message has
  * the bytes, and may be left without. */
 void peri__guest_obey(peri__guest *guest, const peri__order *order,

@@ -40,8 +40,8 @@ void peri__process_flush_orders(process *p)
 {
   if (p->orders.length == 0)
     return;
-  p->ordered += send_some(p, p->orders.data + p->ordered,
-                          p->orders.length - p->ordered);
+  p->ordered +=
+      send_some(p, p->orders.data + p->ordered, p->orders.length - p->ordered);
   if (p->ordered == p->orders.length)
     p->orders.length = p->ordered = 0;
   peri__process_watch_control(p);

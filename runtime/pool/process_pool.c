@@ -38,8 +38,8 @@
 #include "pool/shared.h"
 
 enum {
-  START_ATTEMPTS = 5,     /* workers that die in a row and do nothing before */
-  REAP_ATTEMPTS = 1000,   /* some 100 ms until a process is killed whose */
+  START_ATTEMPTS = 5,      /* workers that die in a row and do nothing before */
+  REAP_ATTEMPTS = 1000,    /* some 100 ms until a process is killed whose */
   REAP_PAUSE = 100 * 1000, /* channel has ended; nanoseconds */
   LOOKS = 3 /* at a process: its channel, its end, its control socket */
 };
@@ -58,11 +58,11 @@ static void give(process *p, peri__job *job)
   if (p->channel.page != NULL)
     atomic_store_explicit(ahead_of(p, serial), PERI__AHEAD_QUEUED,
                           memory_order_relaxed);
-  peri__process_send(
-      p,
-      (peri__packet){
-          .kind = PERI__PACKET_JOB, .outcome = job->relayed, .slot = serial},
-      &job->in);
+  peri__process_send(p,
+                     (peri__packet){.kind = PERI__PACKET_JOB,
+                                    .outcome = job->relayed,
+                                    .slot = serial},
+                     &job->in);
 }
 
 /* Takes back the job in the slot, if the worker has not begun it. */
@@ -631,9 +631,8 @@ static void join(peri__pool *head)
           .fd = p->channel.fd,
           .events = (short)(writes ? POLLIN | POLLOUT : POLLIN)};
       looks[1] = (struct pollfd){.fd = p->pidfd, .events = POLLIN};
-      looks[2] =
-          (struct pollfd){.fd = p->orders.length > 0 ? p->control : -1,
-                          .events = POLLOUT};
+      looks[2] = (struct pollfd){.fd = p->orders.length > 0 ? p->control : -1,
+                                 .events = POLLOUT};
     }
     if (poll(pool->looks, LOOKS * n, peri__process_pool_patience(pool)) < 0)
       continue;

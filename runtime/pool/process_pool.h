@@ -34,7 +34,7 @@ typedef enum peri__order_kind {
   PERI__ORDER_ANSWER,   /* it has ended; its message follows, or text */
   PERI__ORDER_HOPELESS, /* nothing comes for a worker that rests; grace: which
                            rest that is */
-  PERI__ORDER_LEFT,     /* LEAVE was done */
+  PERI__ORDER_SYNC,     /* answers that packet */
   PERI__ORDER_CLOSED    /* the pool takes no more jobs */
 } peri__order_kind;
 
@@ -42,8 +42,8 @@ typedef struct peri__order {
   uint16_t kind;    /* peri__order_kind */
   uint16_t outcome; /* ANSWER: peri__outcome */
   uint32_t slot;    /* STOP: of the job; BEGUN, ANSWER: its number */
-  int64_t grace;   /* nanoseconds */
-  uint64_t length; /* of what follows */
+  int64_t grace;    /* nanoseconds */
+  uint64_t length;  /* of what follows */
 } peri__order;
 
 /* -- The pool (process_pool.c) -------------------------------------------------- */

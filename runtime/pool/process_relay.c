@@ -75,10 +75,10 @@ static void tell(process *p, peri__order order, const char *data)
 
 static void answer(process *p, uint32_t number, const peri__job *job)
 {
-  bool has_values = job->outcome == PERI__JOB_RETURNED ||
-                    job->outcome == PERI__JOB_RAISED;
+  bool has_values =
+      job->outcome == PERI__JOB_RETURNED || job->outcome == PERI__JOB_RAISED;
   const char *data = has_values ? job->out.bytes.data : job->text;
-  size_t length = has_values        ? job->out.bytes.length
+  size_t length = has_values          ? job->out.bytes.length
                   : job->text != NULL ? strlen(job->text)
                                       : 0;
   tell(p,
@@ -93,8 +93,8 @@ static void answer(process *p, uint32_t number, const peri__job *job)
 static process *waiting(const relay *it)
 {
   process *p = it->from != NULL ? it->from->process : NULL;
-  bool well = p != NULL && !p->damaged &&
-              atomic_load(&it->pool->head.broken) == NULL;
+  bool well =
+      p != NULL && !p->damaged && atomic_load(&it->pool->head.broken) == NULL;
   return well ? p : NULL;
 }
 
@@ -180,10 +180,9 @@ void peri__relays_leave(process_pool *pool, const far_end *far, bool drops)
   }
 }
 
-void peri__relay_leave(process *p)
+void peri__relay_sync(process *p)
 {
-  peri__relays_leave(p->pool, p->far, true);
-  tell(p, (peri__order){.kind = PERI__ORDER_LEFT}, NULL);
+  tell(p, (peri__order){.kind = PERI__ORDER_SYNC}, NULL);
 }
 
 /* -- Rest ---------------------------------------------------------------------------- */
@@ -205,8 +204,8 @@ bool peri__process_rest(process *p, const peri__packet *packet,
 
 static bool is_resting(const process *p)
 {
-  bool stops = p->first != p->next &&
-               p->slots[p->first % PERI__WINDOW].interrupted;
+  bool stops =
+      p->first != p->next && p->slots[p->first % PERI__WINDOW].interrupted;
   return p->rests && !p->damaged && !stops;
 }
 

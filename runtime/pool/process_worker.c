@@ -406,9 +406,9 @@ static bool read_message(worker_process *self, const peri__packet *packet,
 static void send_for_guest(peri__guest *guest, peri__packet packet,
                            peri__message *message)
 {
-  send_message((worker_process *)((char *)guest -
-                                  offsetof(worker_process, guest)),
-               packet, message);
+  send_message(
+      (worker_process *)((char *)guest - offsetof(worker_process, guest)),
+      packet, message);
 }
 
 /* The worker's. */
@@ -469,6 +469,8 @@ static bool claim(worker_process *self, const peri__packet *packet)
   peri__page *page = self->channel.page;
   unsigned char queued = PERI__AHEAD_QUEUED;
   uint32_t slot = packet->slot;
+  if (peri_unlikely(self->guest.behind))
+    peri__guest_sync(&self->guest);
   atomic_store(&self->current, (uint64_t)slot + 1);
   peri__worker_settle(&self->worker);
   if (page != NULL &&

@@ -222,8 +222,8 @@ for kind, make in pairs(kinds) do
 
     it("takes and gives functions, and what is large", function()
       local executor <close> = make { max_workers = 2 }
-      local two, double, text = 2, nil, ("x"):rep(1 << 20)
-      function double(s) return s:rep(two) end
+      local two, text = 2, ("x"):rep(1 << 20)
+      local function double(s) return s:rep(two) end
       local ok, length = executor:submit(function(s)
         local own = require "perilune.futures".current_executor()
         local results = own:submit(function(t) return { double, function(u) return double(double(u)) end, t } end, s)
