@@ -21,9 +21,10 @@ typedef struct peri__guest {
   /* On the main thread; takes nothing of the message. */
   void (*send)(struct peri__guest *guest, peri__packet packet,
                peri__message *message);
-  uint32_t last; /* number of a job */
-  bool ends;     /* and the process with it */
-  bool behind;   /* the owner may not have heard what it has withdrawn */
+  uint32_t last; /* number of a job, and of the last one that was sent */
+  _Atomic uint32_t sent;
+
+  bool behind; /* the owner may not have heard what it has withdrawn */
   uv_sem_t sync;
   atomic_bool shut;  /* the owner takes no more jobs */
   uv_mutex_t *mutex; /* guards the rest */

@@ -246,6 +246,26 @@ for kind, make in pairs(kinds) do
       assert.same({ true, true, false, "RuntimeError: the state of the loop cannot be reached" }, results)
     end)
 
+    it("has those cancelled that nobody has begun, if the owner asks for it", function()
+      local executor = make { max_workers = 1 }
+      local told, name, open = {}, gate()
+      local future = executor:submit(function(loop, list, door, wait)
+        local own, jobs, cancelled = require "perilune.futures".current_executor(), {}, 0
+        for i = 1, 5 do jobs[i] = own:submit(math.abs, -i) end
+        loop:call_soon_threadsafe(table.insert, list, "submitted")
+        wait(door)
+        for _, job in ipairs(jobs) do
+          if not pcall(job.result, job) and job:cancelled() then cancelled = cancelled + 1 end
+        end
+        return cancelled
+      end, peri.get_running_loop(), peri.ref(told), name, gated)
+      while not told[1] do peri.sleep(0) end
+      executor:shutdown { wait = false, cancel_futures = true }
+      open()
+      assert.equal(5, (future:result()))
+      executor:shutdown()
+    end)
+
     it("is left with what a job has submitted when the owner shuts it down", function()
       local executor = make { max_workers = 1 }
       local path, ready = support.directory() .. "/told", support.directory() .. "/ready"
@@ -455,6 +475,23 @@ describe("a job that a job in a process has submitted", function()
       jobs[i] = executor:submit(ten_times, i)
       assert.equal(i * 10, (jobs[i]:result()))
     end
+  end)
+
+  it("is done by a worker that is yet to be started", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2, max_tasks_per_child = 2 }
+    local future = executor:submit(function(get)
+      local own = require "perilune.futures".current_executor()
+      local first = own:submit(get):result()
+      own:submit(get):result()
+      -- Its worker goes, and the third is sent ahead to this one.
+      local third = own:submit(math.abs, -3)
+      while io.open(("/proc/%d/stat"):format(first)) do require "perilune".sleep(0) end
+      return third:result()
+    end, function()
+      local stat <close> = io.open "/proc/self/stat"
+      return stat:read "n"
+    end)
+    assert.equal(3, (future:result()))
   end)
 
   it("breaks the pool if it is to", function()
