@@ -384,7 +384,7 @@ describe("what a worker process logs", function()
     assert.same({ ("WARNING worker %d: begins"):format(number), ("WARNING worker %d: ends"):format(number) }, records)
   end)
 
-  it("are the reports of its loop and of debug mode", function()
+  it("is what its loop reports and debug mode, too", function()
     peri.get_running_loop():set_debug(true)
     peri.get_running_loop().slow_callback_duration = 1e9
     local records = support.log()
@@ -402,6 +402,17 @@ describe("what a worker process logs", function()
     assert.truthy(records[2]:find(("^WARNING worker %%d+: change to upvalue 'count' is lost: the function at "
       .. "spec/pool/process_pool_spec.lua:%d is a copy"):format(line)), records[2])
     assert.equal(0, count)
+  end)
+
+  it("is not lost when the owner ends", function()
+    for _, kind in ipairs { "Thread", "Process" } do
+      local out, err, status = support.run_code(([[
+        local executor = require "perilune.futures".%sPoolExecutor { max_workers = 1 }
+        executor:submit(function() require "perilune.log".warning "the last words" end)
+      ]]):format(kind))
+      assert.same({ "", 0 }, { out, status })
+      assert.truthy(err:find "^WARNING perilune: worker [^ ]+: the last words\n$", err)
+    end
   end)
 
   it("comes before the end of the worker does", function()
