@@ -274,7 +274,8 @@ void peri__process_settle_idle(process_pool *pool, process *p)
   if (peri__list_empty(&pool->queue))
     balance(pool, p);
   uint32_t most = pool->options.max_tasks;
-  if (p->live == 0 && p->backlog.length == 0 &&
+  bool awaited = !p->ready && !peri__list_empty(&pool->queue);
+  if (p->live == 0 && p->backlog.length == 0 && !awaited &&
       (pool->head.closed || (most > 0 && p->tasks >= most)))
     shut_down(p);
 }
