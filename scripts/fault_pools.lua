@@ -20,7 +20,7 @@ local random = math.random
 math.randomseed(seed)
 
 local directory = os.getenv "TMPDIR" or "/tmp"
-local log = ("%s/fault_pools.%d.%d"):format(directory, seed, random(1 << 30))
+local log -- its path
 
 -- What there is -----------------------------------------------------------------------
 
@@ -30,6 +30,7 @@ local function pid_of_this()
 end
 
 local me <const> = pid_of_this()
+log = ("%s/fault_pools.%d.%d"):format(directory, seed, me)
 
 local function matches(path, pattern)
   local file <close> = io.open(path)

@@ -125,8 +125,9 @@ typedef enum peri__packet_kind {
   PERI__PACKET_WITHDRAW,  /* it is not to begin */
   PERI__PACKET_INTERRUPT, /* it is to stop; payload: the grace, an int64_t */
 
-  PERI__PACKET_SYNC, /* the owner is to say that it has come so far */
-  PERI__PACKET_REST  /* the job waits for such jobs only; payload: peri__rest */
+  PERI__PACKET_LEAVE, /* as WITHDRAW of them all */
+  PERI__PACKET_SYNC,  /* the owner is to say that it has come so far */
+  PERI__PACKET_REST /* the job waits for such jobs only; payload: peri__rest */
 } peri__packet_kind;
 
 typedef struct peri__packet {

@@ -8,9 +8,10 @@
  * other thread: that a job has begun, and its answer. So a guest knows a little
  * later than the owner whether a job runs: a job of which it does not know is
  * cancelled at once, and the owner is told; what it comes to is dropped if it has
- * begun after all. When a state goes the owner withdraws those that have not
- * begun. After either the worker waits for the owner to have heard before it
- * begins another job: that may be one of those.
+ * begun after all. A state that closes has the owner withdraw those that have not
+ * begun; if all of the worker goes, the owner sees to it by itself. After either
+ * the worker waits for the owner to have heard before it begins another job: that
+ * may be one of those.
  *
  * A job that waits for a job of its own pool needs another worker for that one.
  * Where its loop is about to sleep with nothing to wait for but such jobs, it says
@@ -255,13 +256,18 @@ static bool rests(peri_runtime *rt, bool sleeps)
 static void close_guest(peri__pool *head)
 {
   peri__guest *this = guest_of(head);
+  peri__message none = {.chunk_count = 0};
   uv_mutex_lock(this->mutex);
-  this->behind = this->behind || !peri__list_empty(&this->jobs);
+  bool leaves = !peri__list_empty(&this->jobs) && !this->ends;
   while (!peri__list_empty(&this->jobs))
     peri__list_shift(&this->jobs);
   this->rest = PERI__GUEST_AWAKE;
   this->rt = NULL;
   uv_mutex_unlock(this->mutex);
+  if (!leaves)
+    return;
+  this->behind = true;
+  this->send(this, (peri__packet){.kind = PERI__PACKET_LEAVE}, &none);
 }
 
 static void do_nothing(peri__pool *head)

@@ -24,6 +24,7 @@ typedef struct peri__guest {
   uint32_t last; /* number of a job, and of the last one that was sent */
   _Atomic uint32_t sent;
 
+  bool ends;   /* and the process with it */
   bool behind; /* the owner may not have heard what it has withdrawn */
   uv_sem_t sync;
   atomic_bool shut;  /* the owner takes no more jobs */

@@ -383,6 +383,9 @@ static bool take_packet(process *p, const peri__packet *packet,
   case PERI__PACKET_INTERRUPT:
     return peri__relay_interrupt(p, packet, payload);
 
+  case PERI__PACKET_LEAVE:
+    peri__relays_leave(p->pool, p->far, true);
+    return true;
   case PERI__PACKET_SYNC:
     peri__relay_sync(p);
     return true;

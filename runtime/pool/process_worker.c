@@ -718,6 +718,7 @@ static int work(worker_process *self, const peri_options *options)
   }
   send_packet(self, (peri__packet){.kind = PERI__PACKET_READY}, NULL);
   int status = serve(self);
+  self->guest.ends = true;
 
   peri__worker_close(&self->worker);
   return status;

@@ -293,6 +293,7 @@ for kind, make in pairs(kinds) do
         require "perilune".sleep(1e9)
       end, path, ready, tell)
       read(ready)
+      while not future:running() do peri.sleep(0) end
       future:cancel { running = true, grace = 1e6 }
       raises(peri.CancelledError, "", future.result, future)
       executor:shutdown()
