@@ -37,7 +37,8 @@ local process_executor = {}
 ---the list `initargs` in each worker before its first job; if it fails, the pool
 ---is broken. With `max_queued`, `submit` waits while so many jobs are queued that
 ---nobody has begun. `spin` is how many seconds a worker looks for the next job
----before it sleeps (default 0).
+---before it sleeps (default 0: up to 0.2 ms while jobs come one soon after the
+---other).
 ---
 ---When a worker dies its job fails with BrokenProcessPool, or is tried again if
 ---the call table that was submitted has `retries = n`. With `on_worker_death =

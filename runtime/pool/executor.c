@@ -33,7 +33,9 @@ enum {
   SPARE = PERI__EXECUTOR_SPARE
 };
 
-/* A handle has one: its executor. */
+/* A handle's user values: its executor, and the executor's table of futures. */
+enum { HANDLE_EXECUTOR = 1, HANDLE_FUTURES };
+
 typedef struct handle {
   peri__executor *executor;
 } handle;
@@ -209,7 +211,7 @@ peri__executor *peri__check_executor(lua_State *L)
   handle *this = check_handle(L, peri__rt(L));
   if (this->executor->pool == NULL)
     peri__throw(L, peri__rt(L), PERI_ERR_RUNTIME, "the Lua state is closing");
-  lua_getiuservalue(L, 1, 1);
+  lua_getiuservalue(L, 1, HANDLE_EXECUTOR);
   return this->executor;
 }
 
@@ -283,15 +285,15 @@ static void hand_over(lua_State *L, peri_runtime *rt, peri__executor *executor,
   check_started(L, rt, status);
 }
 
-/* [..., executor at idx, table of futures, future]: the future gets a place
- * there, which is free until take_place. */
+/* [..., table of futures at idx, future]: the future gets a place there, which is
+ * free until take_place. */
 static inline void put_in_place(lua_State *L, peri__executor *executor,
                                 peri__job_future *future, int idx)
 {
   reserve_place(L, executor);
   future->place = next_place(executor);
-  lua_pushvalue(L, idx + 2);
-  lua_rawseti(L, idx + 1, future->place);
+  lua_pushvalue(L, idx + 1);
+  lua_rawseti(L, idx, future->place);
 }
 
 /* [..., executor at idx, table of futures, future]: the job is n values from
@@ -306,7 +308,7 @@ static void encode_any(lua_State *L, peri_runtime *rt, peri__executor *executor,
   peri__encode(L, rt, fn, n, PERI__MESSAGE_CALL, true, message);
   check_takes_jobs(L, rt, executor);
   peri__executor_anchor(L, executor, idx);
-  put_in_place(L, executor, future, idx);
+  put_in_place(L, executor, future, idx + 1);
   if (peri_unlikely(!lua_isnil(L, idx + 4))) {
     lua_pushvalue(L, idx + 4);
     lua_rawseti(L, idx + 1, -(lua_Integer)future->place);
@@ -338,16 +340,18 @@ static int submit(lua_State *L, peri_runtime *rt, peri__executor *executor,
   check_takes_jobs(L, rt, executor);
   attach(L, rt, executor->pool);
   peri__check_stack(L, LUA_MINSTACK);
-  lua_getiuservalue(L, 1, 1); /* the executor, at idx */
-  lua_getiuservalue(L, idx, FUTURES);
+  lua_getiuservalue(L, 1, HANDLE_FUTURES); /* at idx */
   peri__job_future *future = push_future(L, rt, executor, loop_idx);
   future->job.retries = retries;
   put_in_place(L, executor, future, idx);
   if (peri_unlikely(!executor->anchored ||
-                    !peri__job_put_call(L, rt, &future->job, fn, n)))
-    encode_any(L, rt, executor, idx, fn, n);
+                    !peri__job_put_call(L, rt, &future->job, fn, n))) {
+    lua_getiuservalue(L, 1, HANDLE_EXECUTOR);
+    lua_insert(L, idx);
+    encode_any(L, rt, executor, idx++, fn, n);
+  }
   take_place(executor);
-  hand_over(L, rt, executor, future, idx + 1);
+  hand_over(L, rt, executor, future, idx);
   return 1;
 }
 
@@ -573,10 +577,12 @@ peri__executor *peri__executor_new(lua_State *L)
 
 void peri__executor_push_handle(lua_State *L)
 {
-  handle *this = lua_newuserdatauv(L, sizeof *this, 1);
+  handle *this = lua_newuserdatauv(L, sizeof *this, HANDLE_FUTURES);
   this->executor = lua_touserdata(L, -2);
+  lua_getiuservalue(L, -2, FUTURES);
+  lua_setiuservalue(L, -2, HANDLE_FUTURES);
   lua_insert(L, -2);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -2, HANDLE_EXECUTOR);
   luaL_setmetatable(L, HANDLE);
 }
 

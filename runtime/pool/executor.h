@@ -11,7 +11,6 @@
 typedef struct peri__executor {
   peri__pool *pool; /* NULL: not made yet, or gone with its state */
   peri_runtime *rt;
-  peri__home home;
   peri_list done; /* jobs whose futures are next */
   uint32_t *free; /* places in the table of futures to use again */
   uint32_t free_count;
@@ -23,6 +22,10 @@ typedef struct peri__executor {
   lua_Integer first_waiting;
   bool anchored; /* stands in the table of executors */
   bool ending;   /* closed, and counted as an external wait */
+  /* What workers write, apart from what the owner looks at with each job. */
+  char apart[PERI__LINE];
+  peri__home home;
+  char apart_too[PERI__LINE];
 } peri__executor;
 
 /* What a future is of: PERI_KIND_JOB. */

@@ -158,6 +158,14 @@ static void keep_memory(lua_State *L, peri__job *job, int idx)
   lua_pop(L, 1);
 }
 
+/* Whether the job has returned nothing, and nobody is to be told. */
+static bool ends_quietly(const peri__job_future *future)
+{
+  return future->job.outcome == PERI__JOB_RETURNED &&
+         peri__message_is_none(&future->job.out) &&
+         peri__list_empty(&future->future.callbacks);
+}
+
 /* [executor, batch]: ends the futures of all jobs that are done. */
 static int settle_batch(lua_State *L)
 {
@@ -172,6 +180,11 @@ static int settle_batch(lua_State *L)
     peri__job_future *future =
         peri__job_future_of(peri__list_shift(&executor->done));
     peri__job *job = &future->job;
+    if (peri_likely(ends_quietly(future) && peri__job_future_is_open(future))) {
+      future->future.state = PERI_FINISHED;
+      peri__executor_forget(L, future, FUTURES_AT);
+      continue;
+    }
     lua_rawgeti(L, FUTURES_AT, future->place);
     if (!peri__job_future_is_open(future)) {
       peri__executor_forget(L, future, FUTURES_AT);

@@ -159,7 +159,7 @@ static bool has_news(peri_runtime *rt)
 /* rt->spin */
 static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
 {
-  enum { LOOKS = 100 };
+  enum { LOOKS = 8 }; /* between polls, which are dearer */
   int top = lua_gettop(L);
   if (delay == 0 || !peri__executors_push(L))
     return false;

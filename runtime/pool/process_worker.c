@@ -26,8 +26,7 @@
 enum {
   STATUS_BAD_START = 2,
   LINE = 65536,
-  LINGER = 32,
-  STREAK = 16,
+  LOOKS = 100,
   PATIENCE = 10 /* seconds until memory is given back */
 };
 #define NEVER UINT64_MAX
@@ -44,8 +43,8 @@ typedef struct worker_process {
   peri__worker worker;
   peri__chunk_places in, out;
   peri__blocks *blocks, *owners; /* of our making, and the owner's; or NULL */
-  int64_t spin;
-  unsigned streak;  /* packets since it slept */
+  uint64_t spin;
+  peri__patience patience;
   task tasks[2];    /* the one that runs, and the one that follows it */
   uint32_t skipped; /* jobs behind the one that runs, found to be withdrawn */
   bool damaged;     /* it cannot go on */
@@ -296,25 +295,18 @@ static void say_hello(worker_process *self)
   send_packet(self, packet, (const char *)&hello);
 }
 
-/* When short jobs come one after the other, to let others run for a moment costs
- * less than to sleep and be woken, on either side. */
-static bool linger(worker_process *self)
+/* Looks for packets until `end`, as uv_hrtime. */
+static bool linger(const worker_process *self, uint64_t end)
 {
   bool came = false;
-  if (self->streak >= STREAK)
-    for (int i = 0; i < LINGER && !came; i++) {
-      sched_yield();
+  while (!came && uv_hrtime() < end)
+    for (int i = 0; i < LOOKS && !came; i++) {
+      if (self->spin > 0)
+        peri__relax();
+      else
+        sched_yield();
       came = peri__channel_has_bytes(&self->channel);
     }
-  if (came || self->spin <= 0)
-    return came;
-  uint64_t end = uv_hrtime() + (uint64_t)self->spin;
-  do
-    for (int i = 0; i < 100 && !came; i++) {
-      peri__relax();
-      came = peri__channel_has_bytes(&self->channel);
-    }
-  while (!came && uv_hrtime() < end);
   return came;
 }
 
@@ -331,19 +323,22 @@ static bool receive_packet(worker_process *self, peri__packet *packet,
                            const char **payload)
 {
   bool idle = false;
+  uint64_t end = 0; /* of looking; 0: there was something all the time */
   while (!peri__reader_next(&self->reader, packet, payload)) {
     ssize_t got = peri__reader_fill(&self->reader, &self->channel);
     if (got < 0)
       return false;
-    if (got > 0 || linger(self) || !peri__channel_sleep(&self->channel))
+    if (got == 0 && end == 0)
+      end = peri__patience_begin(&self->patience, self->spin);
+    if (got > 0 || linger(self, end) || !peri__channel_sleep(&self->channel))
       continue;
-    self->streak = 0;
     if (!peri__channel_wait(&self->channel, false) && !idle) {
       idle = true;
       tell_idle(self);
     }
   }
-  self->streak++;
+  if (end > 0)
+    peri__patience_end(&self->patience);
   return true;
 }
 
@@ -552,7 +547,6 @@ static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
   peri__packet packet;
   const char *payload;
   while (job_at_hand(self, &packet, &payload)) {
-    self->streak++;
     if (!claim(self, &packet)) {
       self->skipped++;
       continue;
@@ -678,7 +672,7 @@ static bool read_setup(worker_process *self, const peri_options *options)
   payload += sizeof head;
   if (sizeof head + head.path + head.cpath + head.initializer != length)
     return false;
-  self->spin = head.spin;
+  self->spin = (uint64_t)head.spin;
   setup->options = *options;
   setup->options.memory_limit = (size_t)head.memory_limit;
   setup->options.debug = head.debug;
@@ -753,6 +747,7 @@ int peri_worker_main(const peri_options *given)
   options.patch |= PERI_PATCH_EXIT | PERI_PATCH_REQUIRE | PERI_PATCH_PRINT;
   options.sigpipe_ignored = 1;
   set_signals();
+  self.patience = peri__patience_new();
   peri__home_init(&self.home, NULL, read_notes, &self);
   if (uv_mutex_init(&self.mutex) != 0 ||
       peri__guest_init(&self.guest, &self.mutex) != 0 || !take_start(&self) ||

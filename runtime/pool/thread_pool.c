@@ -13,12 +13,12 @@
  * sleeps. While a worker sleeps the others take one job at a time; so no job
  * waits behind a long one while somebody is free.
  *
- * A sleeping worker is woken by a permit (`wakes`) that is counted out of
- * `sleepers` when it is given: many submits wake each sleeper once. A worker
- * that goes to sleep counts itself first and then looks at the inbox; whoever
- * submits does it the other way round: one of the two sees the other. The first
- * job in an empty inbox is left to a worker that is awake (linger), if there is
- * one: that looks once more before it sleeps.
+ * Who wakes a sleeping worker takes it off the stack `asleep`: many submits wake
+ * each of them once. A worker that goes to sleep counts itself among `sleepers`
+ * first and then looks at the inbox; whoever submits does it the other way round:
+ * one of the two sees the other. The first job in an empty inbox is left to a
+ * worker that is awake (linger), if there is one: that looks once more before it
+ * sleeps.
  *
  * The threads block all signals that are sent to the process: those belong to
  * the owner's loops, or the host.
@@ -32,7 +32,7 @@
 
 #include "pool/thread_pool.h"
 
-enum { LARGEST_SHARE = 64, LINGER = 128, STREAK = 16, LOOKS = 1024 };
+enum { LARGEST_SHARE = 64, LOOKS = 1024, YIELDS = 128 };
 
 typedef peri__thread_pool thread_pool;
 
@@ -132,17 +132,29 @@ static peri__job *take(thread_pool *pool, peri__thread *thread)
   return job;
 }
 
-/* With the mutex: waits for a permit, unless something has come meanwhile. */
-static void doze(thread_pool *pool)
+/* With the mutex: the one that has fallen asleep last, whose caches know most of
+ * jobs, is to be woken. */
+static peri__thread *pop_sleeper(thread_pool *pool)
 {
+  peri__thread *thread = pool->asleep;
+  pool->asleep = thread->below;
+  atomic_fetch_sub(&pool->sleepers, 1);
+  return thread;
+}
+
+/* With the mutex: sleeps until it is woken, unless something has come. */
+static void doze(thread_pool *pool, peri__thread *thread)
+{
+  thread->below = pool->asleep;
+  pool->asleep = thread;
   atomic_fetch_add(&pool->sleepers, 1);
-  if (atomic_load(&pool->inbox) == NULL)
-    while (pool->wakes == 0 && !pool->closed)
-      uv_cond_wait(&pool->wake, &pool->mutex);
-  if (pool->wakes > 0)
-    pool->wakes--;
-  else
-    atomic_fetch_sub(&pool->sleepers, 1);
+  if (atomic_load(&pool->inbox) != NULL) {
+    pop_sleeper(pool);
+    return;
+  }
+  uv_mutex_unlock(&pool->mutex);
+  uv_sem_wait(&thread->wake);
+  uv_mutex_lock(&pool->mutex);
 }
 
 /* The next of the thread's own. */
@@ -168,7 +180,6 @@ static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
   if (job == NULL)
     return NULL;
   peri__thread_job_done(thread->pool, done);
-  thread->streak++;
   return job;
 }
 
@@ -182,46 +193,55 @@ static bool has_reason(thread_pool *pool)
   return has_news(pool) || atomic_load(&pool->closing);
 }
 
-/* Looks for news for a moment; whether it is worth to look for a job again. A
- * pool that spins does so until its end. Others do once while short jobs come one
- * after the other, when to let other threads run for a moment costs less than to
- * sleep and be woken, on either side. */
-static bool linger(thread_pool *pool, peri__thread *thread, uint64_t end)
+/* Looks for news until `end`, as uv_hrtime, or for a moment at most; whether it is
+ * worth to look for a job again. */
+static bool linger(thread_pool *pool, uint64_t end)
 {
-  bool spins = end != 0;
-  if (spins ? uv_hrtime() >= end : thread->streak < STREAK)
+  bool spins = pool->head.spin > 0;
+  if (uv_hrtime() >= end)
     return false;
   atomic_fetch_add(&pool->awake, 1);
-  if (spins)
-    for (int i = 0; i < LOOKS && !has_reason(pool); i++)
+  for (int i = 0; i < (spins ? LOOKS : YIELDS) && !has_reason(pool); i++)
+    if (spins)
       peri__relax();
-  else
-    for (int i = 0; i < LINGER && !has_reason(pool); i++)
+    else
       sched_yield();
   atomic_fetch_sub(&pool->awake, 1);
-  return has_news(pool) || (spins && !atomic_load(&pool->closing));
+  return !atomic_load(&pool->closing) || has_news(pool);
+}
+
+static peri__job *look_for_job(thread_pool *pool, peri__thread *thread)
+{
+  uv_mutex_lock(&pool->mutex);
+  peri__job *job = take(pool, thread);
+  uv_mutex_unlock(&pool->mutex);
+  return job;
+}
+
+static peri__job *sleep_for_job(thread_pool *pool, peri__thread *thread)
+{
+  peri__job *job;
+  uv_mutex_lock(&pool->mutex);
+  while ((job = take(pool, thread)) == NULL && !pool->closed)
+    doze(pool, thread);
+  uv_mutex_unlock(&pool->mutex);
+  return job;
 }
 
 /* Waits for the next job. NULL: there will be none. */
 static peri__job *next_job(thread_pool *pool, peri__thread *thread)
 {
   peri__job *job = next_of_mine(thread);
+  if (job == NULL)
+    job = look_for_job(pool, thread);
   if (job != NULL)
     return job;
-  uint64_t spin = pool->head.spin, end = spin > 0 ? uv_hrtime() + spin : 0;
-  do {
-    uv_mutex_lock(&pool->mutex);
-    job = take(pool, thread);
-    uv_mutex_unlock(&pool->mutex);
-    if (job != NULL)
-      return job;
-  } while (linger(pool, thread, end));
-  uv_mutex_lock(&pool->mutex);
-  while ((job = take(pool, thread)) == NULL && !pool->closed) {
-    thread->streak = 0;
-    doze(pool);
-  }
-  uv_mutex_unlock(&pool->mutex);
+  uint64_t end = peri__patience_begin(&thread->patience, pool->head.spin);
+  while (job == NULL && linger(pool, end))
+    job = look_for_job(pool, thread);
+  if (job == NULL)
+    job = sleep_for_job(pool, thread);
+  peri__patience_end(&thread->patience);
   return job;
 }
 
@@ -362,10 +382,8 @@ static void thread_main(void *argument)
   peri__job *job;
   name_thread(thread->worker.name);
   let_through(pool->setup.options.preempt_signal);
-  while ((job = next_job(pool, thread)) != NULL) {
+  while ((job = next_job(pool, thread)) != NULL)
     do_job(pool, thread, job);
-    thread->streak++;
-  }
   peri__worker_settle(&thread->worker);
   peri__worker_close(&thread->worker);
   end_thread(pool, thread);
@@ -374,6 +392,7 @@ static void thread_main(void *argument)
 static void thread_free(peri__thread *thread)
 {
   peri__home_drop_notes(&thread->home);
+  uv_sem_destroy(&thread->wake);
   uv_mutex_destroy(&thread->mutex);
   free(thread);
 }
@@ -392,10 +411,10 @@ static peri__thread *thread_new(thread_pool *pool, bool debug)
   peri__thread *thread = calloc(1, sizeof *thread);
   if (thread == NULL)
     return NULL;
-  if (uv_mutex_init(&thread->mutex) != 0) {
-    free(thread);
-    return NULL;
-  }
+  if (uv_mutex_init(&thread->mutex) != 0)
+    goto fail;
+  if (uv_sem_init(&thread->wake, 0) != 0)
+    goto fail_mutex;
   peri__list_init(&thread->mine);
   thread->pool = pool;
   thread->worker.setup = &pool->setup;
@@ -406,9 +425,16 @@ static peri__thread *thread_new(thread_pool *pool, bool debug)
   thread->worker.next = next_of_worker;
   peri__home_init(&thread->home, NULL, peri__thread_read_notes, thread);
   thread->worker.kind = "thread";
+  thread->patience = peri__patience_new();
   make_name(thread->worker.name, sizeof thread->worker.name, pool->prefix,
             pool->started);
   return thread;
+
+fail_mutex:
+  uv_mutex_destroy(&thread->mutex);
+fail:
+  free(thread);
+  return NULL;
 }
 
 /* With the mutex: room for one more thread. */
@@ -561,11 +587,10 @@ static bool wants_thread(thread_pool *pool, const peri__job *job)
 int peri__threads_wake(thread_pool *pool, peri__job *job)
 {
   int status = 0;
+  peri__thread *sleeper = NULL;
   uv_mutex_lock(&pool->mutex);
-  if (atomic_load(&pool->sleepers) > 0) {
-    atomic_fetch_sub(&pool->sleepers, 1);
-    pool->wakes++;
-    uv_cond_signal(&pool->wake);
+  if (pool->asleep != NULL) {
+    sleeper = pop_sleeper(pool);
   } else if (wants_thread(pool, job)) {
     status = start_thread(pool, job->home->rt->debug);
     if (status != 0 && pool->started == 0)
@@ -574,6 +599,8 @@ int peri__threads_wake(thread_pool *pool, peri__job *job)
       status = 0;
   }
   uv_mutex_unlock(&pool->mutex);
+  if (sleeper != NULL)
+    uv_sem_post(&sleeper->wake);
   return status;
 }
 
@@ -632,7 +659,8 @@ static void close_pool(peri__pool *head)
   bool none = pool->started == 0;
   pool->closed = true;
   atomic_store(&pool->closing, true);
-  uv_cond_broadcast(&pool->wake);
+  while (pool->asleep != NULL)
+    uv_sem_post(&pop_sleeper(pool)->wake);
   uv_mutex_unlock(&pool->mutex);
   if (none)
     atomic_store(&head->ended, true);
@@ -656,7 +684,6 @@ static void free_pool(peri__pool *head)
     thread_free(pool->threads[i]);
   free(pool->threads);
   uv_cond_destroy(&pool->guest_done);
-  uv_cond_destroy(&pool->wake);
   uv_mutex_destroy(&pool->mutex);
   peri__worker_setup_fini(&pool->setup);
   free(pool->broken);
@@ -686,10 +713,8 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
     goto fail;
   if (uv_mutex_init(&pool->mutex) != 0)
     goto fail;
-  if (uv_cond_init(&pool->wake) != 0)
-    goto fail_mutex;
   if (uv_cond_init(&pool->guest_done) != 0)
-    goto fail_cond;
+    goto fail_mutex;
   pool->head.ops = &ops;
   pool->head.home = home;
   pool->setup = *setup;
@@ -698,8 +723,6 @@ peri__pool *peri__thread_pool_new(peri__home *home, peri__worker_setup *setup,
   peri__list_init(&pool->queue);
   return &pool->head;
 
-fail_cond:
-  uv_cond_destroy(&pool->wake);
 fail_mutex:
   uv_mutex_destroy(&pool->mutex);
 fail:

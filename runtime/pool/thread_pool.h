@@ -23,12 +23,14 @@ typedef struct peri__thread {
   uv_thread_t id;
   peri__worker worker;
   peri__home home; /* for notes to worker.rt */
-  unsigned streak; /* jobs since it slept */
+  uv_sem_t wake;   /* when it is asleep no more */
+  peri__patience patience;
 
   /* Guarded by the pool's mutex, and only written by the thread itself. */
   bool rests;  /* its job waits for others of this pool, and nothing else */
   bool leaves; /* its state closes, and waits for what its jobs submitted */
   bool ended;
+  struct peri__thread *below; /* that sleeps, too */
 
   uv_mutex_t mutex; /* guards the rest, and worker.rt; inside of it only the
                        mutex of a runtime's posts is locked */
@@ -53,17 +55,17 @@ struct peri__thread_pool {
   _Atomic(peri_node *) inbox; /* the last one first, linked by link.next */
   char apart_too[PERI__LINE];
   /* Written with the mutex. */
-  atomic_uint sleepers; /* who were given no permit */
+  atomic_uint sleepers; /* as many as are asleep */
   atomic_bool closing;
   atomic_uint started;
   atomic_uint awake; /* who have no job, and look at the inbox without a lock */
 
   char apart_again[PERI__LINE];
   uv_mutex_t mutex; /* guards the rest; threads' mutexes are locked inside */
-  uv_cond_t wake;   /* there is a permit, or the pool was closed */
   uv_cond_t guest_done; /* a guest has got all of its jobs back */
   peri__thread **threads;
-  unsigned alive, wakes;
+  peri__thread *asleep; /* linked by below */
+  unsigned alive;
   peri_list queue; /* job->carrier is NULL */
   size_t queued;
   bool closed;

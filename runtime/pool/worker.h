@@ -60,6 +60,47 @@ void peri__worker_preempt(peri__worker *worker);
  * the worker's thread. */
 void peri__worker_settle(peri__worker *worker);
 
+/* -- Between jobs --------------------------------------------------------------- */
+
+/* A worker without a job that got its last one soon looks for the next one before
+ * it sleeps, and lets others run meanwhile. It looks for about as long as it
+ * takes to sleep and to be woken, on both sides, and after longer work for longer;
+ * the job that comes within that time has come soon. In nanoseconds. */
+enum { PERI__LEAST_PATIENCE = 50000, PERI__MOST_PATIENCE = 200000 };
+
+typedef struct peri__patience {
+  bool
+      parallel; /* other threads can run at the same time; else they need not be
+                     looked at */
+  bool expects; /* the last job came soon */
+  uint64_t since; /* that it has a job, or none */
+  uint64_t limit;
+} peri__patience;
+
+static inline peri__patience peri__patience_new(void)
+{
+  return (peri__patience){.parallel = uv_available_parallelism() > 1};
+}
+
+/* There is no job. When to sleep, as uv_hrtime; at spin nanoseconds at least. */
+static inline uint64_t peri__patience_begin(peri__patience *this, uint64_t spin)
+{
+  uint64_t now = uv_hrtime(), limit = 2 * (now - this->since);
+  this->since = now;
+  this->limit = limit < PERI__LEAST_PATIENCE  ? PERI__LEAST_PATIENCE
+                : limit > PERI__MOST_PATIENCE ? PERI__MOST_PATIENCE
+                                              : limit;
+  return now + (this->expects && spin < this->limit ? this->limit : spin);
+}
+
+/* There is one. */
+static inline void peri__patience_end(peri__patience *this)
+{
+  uint64_t now = uv_hrtime();
+  this->expects = this->parallel && now - this->since < this->limit;
+  this->since = now;
+}
+
 /* -- Kinds of pools --------------------------------------------------------- */
 
 /* A pool of threads. Takes what setup holds, in any case. The prefix is that of
