@@ -3,7 +3,8 @@
 --   scripts/fault_pools [JOBS] [SEED]
 --
 -- Each job writes down that it was begun, and ends with its result or with an error
--- that names the worker that died. None may be lost, none be begun twice but those
+-- that names the worker that died; some submit another one to their own pool, and
+-- may get a DeadlockError. None may be lost, none be begun twice but those
 -- with `retries`; afterwards no process, descriptor, thread or shared memory may be
 -- left. Exits 1 if something is wrong. JOBS: 100000.
 local peri = require "perilune"
@@ -13,13 +14,13 @@ local subprocess = require "perilune.subprocess"
 
 local jobs = tonumber(arg[1] or 100000)
 local seed = tonumber(arg[2] or os.time())
-local WORKERS <const>, IN_FLIGHT <const>, RETRIES <const> = 4, 2000, 3
+local WORKERS <const>, IN_FLIGHT <const>, RETRIES <const>, NESTED <const> = 4, 2000, 3, 11
 
 local random = math.random
 math.randomseed(seed)
 
 local directory = os.getenv "TMPDIR" or "/tmp"
-local log = ("%s/fault_pools.%d.%d"):format(directory, seed, random(1 << 30))
+local log -- its path
 
 -- What there is -----------------------------------------------------------------------
 
@@ -29,6 +30,7 @@ local function pid_of_this()
 end
 
 local me <const> = pid_of_this()
+log = ("%s/fault_pools.%d.%d"):format(directory, seed, me)
 
 local function matches(path, pattern)
   local file <close> = io.open(path)
@@ -63,6 +65,9 @@ local function job(i, path, kind)
   if kind == 1 then require "perilune".sleep(0.002) end
   if kind == 2 then return i, ("x"):rep(200000) end
   if kind == 3 then error("error of " .. i, 0) end
+  if kind == NESTED then
+    return require "perilune.futures".current_executor():submit(math.abs, -i):result()
+  end
   local n = 0
   for k = 1, kind * 20 do n = n + k end
   return i, n
@@ -84,6 +89,8 @@ local function check(i, kind, ok, value)
     if not tostring(value):find "worker process %d+ was killed by signal 9" then
       complain("job %d: %s", i, value)
     end
+  elseif kind == NESTED and peri.DeadlockError:is(value) then
+    outcomes.error = outcomes.error + 1
   else
     outcomes.error = outcomes.error + 1
     if kind ~= 3 or not tostring(value):find("error of " .. i, 1, true) then
@@ -93,7 +100,8 @@ local function check(i, kind, ok, value)
 end
 
 local function kind_of(i)
-  return i % 97 == 0 and 1 or i % 101 == 0 and 2 or i % 89 == 0 and 3 or 4 + i % 7
+  return i % 97 == 0 and 1 or i % 101 == 0 and 2 or i % 89 == 0 and 3
+    or i % 83 == 0 and NESTED or 4 + i % 7
 end
 
 local function begin(executor, i)

@@ -34,7 +34,17 @@ futures.ALL_COMPLETED = require "perilune.pool_future".ALL_COMPLETED
 ---wait so, and no one is left to begin what they wait for, the last of them gets
 ---DeadlockError.
 ---
----Raises RuntimeError outside of jobs, NotImplementedError in a process.
+---What jobs have submitted and nobody has begun is dropped with the worker's state:
+---when a job is interrupted, calls `os.exit` or takes its worker process along. A
+---worker that ends because of a shutdown, or has done `max_tasks_per_child` jobs,
+---leaves its jobs to the others.
+---
+---In a process they go by way of the owner, while it runs a loop or waits for the
+---pool. A job is cancelled at once if the worker has not heard that it has begun;
+---should it have, it is done and its result dropped. Loops that are sent with a job
+---to another worker cannot be called there, in threads neither.
+---
+---Raises RuntimeError outside of jobs.
 ---
 ---Python has no such function: there a job finds its executor as a global.
 ---@return perilune.Executor

@@ -104,8 +104,8 @@ int peri__channel_expect_fd(peri__channel *channel);
 /* -- Packets -------------------------------------------------------------------------- */
 
 /* From the worker: HELLO, READY or BROKEN, DONE for each JOB in order, NOTE,
- * GONE, IDLE. From the
- * owner: SETUP, then JOB. CODE and BLOCK go either way. */
+ * GONE, IDLE; and what its jobs do with their own pool. From the owner: SETUP,
+ * then JOB. CODE and BLOCK go either way. */
 typedef enum peri__packet_kind {
   PERI__PACKET_HELLO = 1, /* payload: peri__hello */
   PERI__PACKET_SETUP,     /* payload: see setup.c */
@@ -118,12 +118,22 @@ typedef enum peri__packet_kind {
   PERI__PACKET_IDLE,   /* the worker has had nothing to do for long */
   PERI__PACKET_NOTE,   /* of the worker's peer; payload as of a job */
   PERI__PACKET_GONE,   /* the worker's state, with its loops */
-  PERI__PACKET_BEGUN   /* where there is no page to tell: the job in `slot` */
+  PERI__PACKET_BEGUN,  /* the job in `slot`: where there is no page to tell, and
+                          of one that a job has submitted */
+  /* Of a job that the worker's job submits, `slot` is its number: */
+  PERI__PACKET_SUBMIT,    /* payload as of a job */
+  PERI__PACKET_WITHDRAW,  /* it is not to begin */
+  PERI__PACKET_INTERRUPT, /* it is to stop; payload: the grace, an int64_t */
+
+  PERI__PACKET_LEAVE, /* as WITHDRAW of them all */
+  PERI__PACKET_SYNC,  /* the owner is to say that it has come so far */
+  PERI__PACKET_REST /* the job waits for such jobs only; payload: peri__rest */
 } peri__packet_kind;
 
 typedef struct peri__packet {
   uint8_t kind;
-  uint8_t outcome; /* DONE: peri__outcome, or PERI__PACKET_SKIPPED */
+  uint8_t outcome; /* DONE: peri__outcome, or PERI__PACKET_SKIPPED; SUBMIT: how
+                      often it may be tried again; JOB: a job has submitted it */
   uint8_t chunks;  /* places in front of the message */
   uint8_t block;   /* 0; or 1 more than the place of the block that has the
                       message: its length, a uint64_t, is in place of it */
@@ -139,6 +149,12 @@ typedef struct peri__hello {
   uint32_t pid;
   char version[16];
 } peri__hello;
+
+/* A worker says that it rests for the number-th time, and so many orders it has
+ * heard that may have ended the rests before. */
+typedef struct peri__rest {
+  uint64_t number, heard;
+} peri__rest;
 
 /* Packets out of the bytes that come. */
 typedef struct peri__reader {

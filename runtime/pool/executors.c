@@ -76,6 +76,13 @@ static void join_one(lua_State *L, peri__executor *executor)
     executor->pool->ops->join(executor->pool);
 }
 
+/* What workers have sent to the end: of what they log nothing is lost. */
+static void read_one(lua_State *L, peri__executor *executor)
+{
+  if (executor->pool != NULL)
+    peri__home_read_notes(&executor->home, L);
+}
+
 /* When the runtime closes: all workers must have ended before it goes. If its
  * Lua state closes first, the executors' own finalizers have seen to that. */
 static void close_all(void *argument)
@@ -90,6 +97,8 @@ static void close_all(void *argument)
   }
   lua_pushboolean(L, false);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &executors_key);
+  if (lua_istable(L, top + 1))
+    each_executor(L, top + 1, read_one);
   lua_settop(L, top);
 }
 

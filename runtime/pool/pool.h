@@ -58,14 +58,16 @@ enum {
 typedef struct peri__home peri__home;
 
 typedef struct peri__job {
-  peri_node node;        /* the carrier's; home's when it is done */
-  peri__home *home;      /* where it comes back to */
-  void *carrier;         /* whatever the carrier needs */
-  atomic_uchar state;    /* peri__job_state */
-  uint8_t outcome;       /* peri__outcome */
-  uint16_t retries;      /* may be tried so often again if its worker dies */
-  peri__message in, out; /* for reading; see peri__job_put */
-  char *text;            /* malloc's */
+  peri_node node;     /* the carrier's; home's when it is done */
+  peri__home *home;   /* where it comes back to */
+  void *carrier;      /* whatever the carrier needs */
+  atomic_uchar state; /* peri__job_state */
+  uint8_t outcome;    /* peri__outcome */
+  uint16_t retries;   /* may be tried so often again if its worker dies */
+  bool relayed; /* a job in another process has submitted it: what it comes to
+                   goes there by way of the owner, who does not read it */
+  peri__message in, out;       /* for reading; see peri__job_put */
+  char *text;                  /* malloc's */
   struct peri__worker *worker; /* that runs it */
   peri__peer *peer; /* the home's, of the worker that did it; NULL: none */
   /* For small messages: in, and once there is one, out. */

@@ -147,9 +147,6 @@ static int l_current_executor(lua_State *L)
   if (worker == NULL)
     return peri__throw(L, rt, PERI_ERR_RUNTIME,
                        "current_executor() was not called in a job");
-  if (worker->own_pool == NULL)
-    return peri__throw(L, rt, PERI_ERR_NOT_IMPLEMENTED,
-                       "current_executor() in a worker process");
   peri__executor *executor = peri__executor_new(L);
   executor->pool = worker->own_pool(worker, &executor->home);
   if (executor->pool == NULL)

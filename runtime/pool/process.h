@@ -1,7 +1,8 @@
 /*
  * process.h: what the files about process pools share on the owner's side:
- * process_pool.c has the jobs and the life of workers, process_talk.c what goes to
- * and comes from a worker, process_watch.c the loop that watches their sockets.
+ * process_pool.c has the jobs and the life of workers, process_relay.c the jobs
+ * that they submit themselves, process_talk.c what goes to and comes from a worker,
+ * process_watch.c the loop that watches their sockets.
  */
 #ifndef PERI_POOL_PROCESS_H
 #define PERI_POOL_PROCESS_H
@@ -10,6 +11,7 @@
 
 typedef struct process_pool process_pool;
 typedef struct process process;
+typedef struct relay relay;
 
 /* A job that a worker has: job->carrier is this. */
 typedef struct slot {
@@ -50,6 +52,7 @@ struct process {
   watch *watch, *control_watch, *end_watch;
   far_end *far;
   peri__buffer orders; /* what the control socket had no room for */
+  size_t ordered;      /* of it, sent */
   peri__chunk_places in, out;
   peri__blocks *blocks;         /* of the worker's making, or NULL */
   uint32_t known[PERI__BLOCKS]; /* serials of the blocks that it has mapped */
@@ -60,10 +63,13 @@ struct process {
   uint32_t live;        /* jobs between those that were not taken back */
   uint32_t tasks;       /* jobs it has, or had */
   bool hello, ready, answered;
-  bool held;    /* the watch keeps its loop from being idle */
-  bool closing; /* gets no more jobs; its end is expected */
-  bool damaged; /* what it sent makes no sense */
-  bool late;    /* it was not ready in time */
+  bool held;             /* the watch keeps its loop from being idle */
+  bool closing;          /* gets no more jobs; its end is expected */
+  bool damaged;          /* what it sent makes no sense */
+  bool late;             /* it was not ready in time */
+  bool rests;            /* its job waits for jobs of this pool only */
+  uint64_t rest, rested; /* its number for that, and the pool's */
+  uint64_t told;         /* orders sent that end a rest */
   slot slots[PERI__WINDOW];
 };
 
@@ -82,7 +88,10 @@ struct process_pool {
   bool spins; /* the channels are looked at all the time: no need to wake us */
   char *broken;
   far_end *gone; /* those whose peers are to be closed */
-  watch *timer;  /* of workers that start; or NULL */
+  relay *relays; /* jobs that workers have submitted */
+  unsigned relay_count;
+  uint64_t rests; /* of its workers */
+  watch *timer;   /* of workers that start; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -100,12 +109,18 @@ static inline void push_front(peri_list *list, peri__job *job)
   list->next = &job->node.link;
 }
 
+/* process_relay.c: a job that a worker's job has submitted is sent back. */
+void peri__relay_end(peri__job *job);
+
 static inline void end_job(peri__job *job, peri__outcome outcome, char *text)
 {
   job->carrier = NULL;
   job->outcome = (uint8_t)outcome;
   job->text = text;
-  peri__job_done(job);
+  if (peri_unlikely(job->relayed))
+    peri__relay_end(job);
+  else
+    peri__job_done(job);
 }
 
 static inline atomic_uchar *ahead_of(process *p, uint32_t serial)
@@ -129,6 +144,11 @@ void peri__process_settle_idle(process_pool *pool, process *p);
 void peri__process_pool_break(process_pool *pool, char *text);
 /* The worker has gone, and all that it sent was read. Frees it. */
 void peri__process_lost(process *p);
+/* Takes back what was sent ahead to the worker. */
+void peri__process_take_back(process *p);
+/* Starts workers for jobs that wait, if there may be more; false: there are none.
+ */
+bool peri__process_pool_grow(process_pool *pool);
 /* Milliseconds until a worker that starts is late; -1: none does. */
 int peri__process_pool_patience(const process_pool *pool);
 /* Ends those that are late. */
@@ -145,6 +165,27 @@ int peri__process_order(process *p, peri__order order, const char *data);
 /* Sends what the control socket had no room for before. */
 void peri__process_flush_orders(process *p);
 void peri__process_pool_bury(peri__pool *head, lua_State *L);
+
+/* -- process_relay.c --------------------------------------------------------------- */
+
+/* A worker has begun the job, whose submitter is told. */
+void peri__relay_begun(peri__job *job);
+/* The worker's job submits one; takes the message. code: it could not be read.
+ */
+void peri__relay_submit(process *p, const peri__packet *packet,
+                        peri__message *message, int code);
+/* What the worker asks for its jobs. False: no worker of ours sends that. */
+void peri__relay_withdraw(process *p, uint32_t number);
+void peri__relay_sync(process *p);
+bool peri__relay_interrupt(process *p, const peri__packet *packet,
+                           const char *payload);
+bool peri__process_rest(process *p, const peri__packet *packet,
+                        const char *payload);
+/* Nobody waits for the far end's jobs any more; drops: what has not begun is not
+ * done. */
+void peri__relays_leave(process_pool *pool, const far_end *far, bool drops);
+/* If no worker can go on, one is told. */
+void peri__process_pool_find_deadlock(process_pool *pool);
 
 /* -- process_talk.c -------------------------------------------------------------- */
 

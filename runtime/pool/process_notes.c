@@ -40,15 +40,18 @@ void peri__process_flush_orders(process *p)
 {
   if (p->orders.length == 0)
     return;
-  size_t sent = send_some(p, p->orders.data, p->orders.length);
-  p->orders.length -= sent;
-  memmove(p->orders.data, p->orders.data + sent, p->orders.length);
+  p->ordered +=
+      send_some(p, p->orders.data + p->ordered, p->orders.length - p->ordered);
+  if (p->ordered == p->orders.length)
+    p->orders.length = p->ordered = 0;
   peri__process_watch_control(p);
 }
 
 int peri__process_order(process *p, peri__order order, const char *data)
 {
   size_t size = sizeof order + (size_t)order.length;
+  bool wakes =
+      order.kind == PERI__ORDER_NOTE || order.kind == PERI__ORDER_ANSWER;
   if (peri__buffer_reserve(&p->orders, size) < 0)
     return UV_ENOMEM;
   memcpy(p->orders.data + p->orders.length, &order, sizeof order);
@@ -56,6 +59,8 @@ int peri__process_order(process *p, peri__order order, const char *data)
     memcpy(p->orders.data + p->orders.length + sizeof order, data,
            (size_t)order.length);
   p->orders.length += size;
+  p->told += wakes;
+  p->rests = p->rests && !wakes;
   peri__process_flush_orders(p);
   return 0;
 }

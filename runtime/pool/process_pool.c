@@ -38,9 +38,10 @@
 #include "pool/shared.h"
 
 enum {
-  START_ATTEMPTS = 5,     /* workers that die in a row and do nothing before */
-  REAP_ATTEMPTS = 1000,   /* some 100 ms until a process is killed whose */
-  REAP_PAUSE = 100 * 1000 /* channel has ended; nanoseconds */
+  START_ATTEMPTS = 5,      /* workers that die in a row and do nothing before */
+  REAP_ATTEMPTS = 1000,    /* some 100 ms until a process is killed whose */
+  REAP_PAUSE = 100 * 1000, /* channel has ended; nanoseconds */
+  LOOKS = 3 /* at a process: its channel, its end, its control socket */
 };
 
 /* -- Jobs ahead ------------------------------------------------------------------ */
@@ -57,8 +58,11 @@ static void give(process *p, peri__job *job)
   if (p->channel.page != NULL)
     atomic_store_explicit(ahead_of(p, serial), PERI__AHEAD_QUEUED,
                           memory_order_relaxed);
-  peri__process_send(
-      p, (peri__packet){.kind = PERI__PACKET_JOB, .slot = serial}, &job->in);
+  peri__process_send(p,
+                     (peri__packet){.kind = PERI__PACKET_JOB,
+                                    .outcome = job->relayed,
+                                    .slot = serial},
+                     &job->in);
 }
 
 /* Takes back the job in the slot, if the worker has not begun it. */
@@ -94,6 +98,11 @@ static uint32_t take_last(process *p, uint32_t most, peri_list *jobs)
   return taken;
 }
 
+void peri__process_take_back(process *p)
+{
+  take_last(p, UINT32_MAX, &p->pool->queue);
+}
+
 /* -- Starting workers ------------------------------------------------------------ */
 
 static bool make_room(process_pool *pool)
@@ -105,7 +114,7 @@ static bool make_room(process_pool *pool)
   if (processes == NULL)
     return false;
   pool->processes = processes;
-  struct pollfd *looks = realloc(pool->looks, 2 * room * sizeof *looks);
+  struct pollfd *looks = realloc(pool->looks, LOOKS * room * sizeof *looks);
   if (looks == NULL)
     return false;
   pool->looks = looks;
@@ -130,6 +139,12 @@ static void free_process(process *p)
   free(p);
 }
 
+/* No more jobs from its jobs. */
+static void tell_closed(process *p)
+{
+  peri__process_order(p, (peri__order){.kind = PERI__ORDER_CLOSED}, NULL);
+}
+
 static int start_process(process_pool *pool)
 {
   peri__started started;
@@ -151,6 +166,8 @@ static int start_process(process_pool *pool)
   pool->processes[pool->count++] = p;
   if (peri__process_meet(p) < 0)
     peri__process_put_down(p);
+  if (pool->head.closed)
+    tell_closed(p);
   peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
                      &pool->setup);
   if (pool->io.loop != NULL && peri__process_watch(p) < 0)
@@ -172,7 +189,8 @@ static int start_processes(process_pool *pool)
 {
   unsigned n = active(pool);
   int code = 0;
-  while (code == 0 && n < pool->options.max_workers && n < pool->head.pending) {
+  size_t jobs = pool->head.pending + pool->relay_count;
+  while (code == 0 && n < pool->options.max_workers && n < jobs) {
     code = start_process(pool);
     n += code == 0;
   }
@@ -184,7 +202,8 @@ static int start_processes(process_pool *pool)
 static bool takes_jobs(const process *p)
 {
   uint32_t most = p->pool->options.max_tasks;
-  return !p->closing && !p->damaged && p->backlog.length == 0 &&
+  bool begins = !p->rests && (p->ready || p->channel.page != NULL);
+  return begins && !p->closing && !p->damaged && p->backlog.length == 0 &&
          p->next - p->first < window_of(p) && (most == 0 || p->tasks < most);
 }
 
@@ -209,6 +228,15 @@ void peri__process_pool_hand_out(process_pool *pool)
   process *p;
   while (!peri__list_empty(&pool->queue) && (p = choose(pool)) != NULL)
     give(p, node_job(peri__list_shift(&pool->queue)));
+}
+
+bool peri__process_pool_grow(process_pool *pool)
+{
+  unsigned count = pool->count;
+  if (!peri__list_empty(&pool->queue))
+    start_processes(pool);
+  peri__process_pool_hand_out(pool);
+  return pool->count > count;
 }
 
 /* The worker is idle, and so is the queue: it gets half of what another one has
@@ -246,7 +274,8 @@ void peri__process_settle_idle(process_pool *pool, process *p)
   if (peri__list_empty(&pool->queue))
     balance(pool, p);
   uint32_t most = pool->options.max_tasks;
-  if (p->live == 0 && p->backlog.length == 0 &&
+  bool awaited = !p->ready && !peri__list_empty(&pool->queue);
+  if (p->live == 0 && p->backlog.length == 0 && !awaited &&
       (pool->head.closed || (most > 0 && p->tasks >= most)))
     shut_down(p);
 }
@@ -434,6 +463,7 @@ void peri__process_lost(process *p)
   char *why = expected || (began && at->interrupted)
                   ? NULL
                   : breaks(p, status, end, began);
+  far_end *far = p->far;
   peri__process_unwatch(p);
   peri__process_part(p);
   forget(pool, p);
@@ -441,6 +471,7 @@ void peri__process_lost(process *p)
   requeue(p);
   if (began)
     lose_job(p, at, end);
+  peri__relays_leave(pool, far, !expected);
   free_process(p);
   if (why != NULL)
     peri__process_pool_break(pool, why);
@@ -453,6 +484,7 @@ void peri__process_lost(process *p)
     peri__process_pool_hand_out(pool);
   }
   check_ended(pool);
+  peri__process_pool_find_deadlock(pool);
 }
 
 /* -- Start-up ---------------------------------------------------------------------------- */
@@ -526,8 +558,14 @@ static void withdraw_all(peri__pool *head, peri_list *jobs)
   peri__list_init(&all);
   for (unsigned i = 0; i < pool->count; i++)
     take_last(pool->processes[i], UINT32_MAX, &all);
-  peri__list_splice(jobs, &all);
-  peri__list_splice(jobs, &pool->queue);
+  peri__list_splice(&all, &pool->queue);
+  while (!peri__list_empty(&all)) {
+    peri__job *job = node_job(peri__list_shift(&all));
+    if (job->relayed)
+      end_job(job, PERI__JOB_CANCELLED, NULL);
+    else
+      peri__list_push(jobs, &job->node);
+  }
 }
 
 static bool running(peri__pool *head, const peri__job *job)
@@ -571,13 +609,16 @@ static void close_pool(peri__pool *head)
     check_ended(pool);
   else
     atomic_store(&head->ended, true);
-  for (unsigned i = pool->count; i-- > 0;)
+  for (unsigned i = pool->count; i-- > 0;) {
+    tell_closed(pool->processes[i]);
     peri__process_settle_idle(pool, pool->processes[i]);
+  }
 }
 
-/* Of two looks: at its channel, and at its end. */
 static void attend(process *p, const struct pollfd *looks)
 {
+  if (looks[2].revents != 0)
+    peri__process_flush_orders(p);
   if (looks[1].revents != 0) {
     peri__process_end(p);
   } else if (looks[0].revents != 0) {
@@ -594,19 +635,21 @@ static void join(peri__pool *head)
     for (unsigned i = 0; i < n; i++) {
       process *p = pool->processes[i];
       bool writes = p->backlog.length > 0 && p->channel.page == NULL;
-      pool->looks[2 * i] = (struct pollfd){
+      struct pollfd *looks = &pool->looks[LOOKS * i];
+      looks[0] = (struct pollfd){
           .fd = p->channel.fd,
           .events = (short)(writes ? POLLIN | POLLOUT : POLLIN)};
-      pool->looks[2 * i + 1] =
-          (struct pollfd){.fd = p->pidfd, .events = POLLIN};
+      looks[1] = (struct pollfd){.fd = p->pidfd, .events = POLLIN};
+      looks[2] = (struct pollfd){.fd = p->orders.length > 0 ? p->control : -1,
+                                 .events = POLLOUT};
     }
-    if (poll(pool->looks, 2 * n, peri__process_pool_patience(pool)) < 0)
+    if (poll(pool->looks, LOOKS * n, peri__process_pool_patience(pool)) < 0)
       continue;
     /* Backwards: one that goes is replaced by the last. */
     for (unsigned i = n; i-- > 0;)
       if (i < pool->count &&
-          pool->processes[i]->channel.fd == pool->looks[2 * i].fd)
-        attend(pool->processes[i], &pool->looks[2 * i]);
+          pool->processes[i]->channel.fd == pool->looks[LOOKS * i].fd)
+        attend(pool->processes[i], &pool->looks[LOOKS * i]);
     peri__process_pool_end_late(pool);
   }
 }
@@ -621,7 +664,7 @@ static void free_options(peri__process_options *options)
 static void free_pool(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
-  PERI_CHECK(pool->count == 0);
+  PERI_CHECK(pool->count == 0 && pool->relays == NULL);
   peri__process_pool_detach(pool);
   free(pool->processes);
   free(pool->looks);

@@ -8,7 +8,7 @@
 #include "pool/channel.h"
 #include "pool/worker.h"
 
-enum { PERI__PACKETS_FORMAT = 1 };
+enum { PERI__PACKETS_FORMAT = 2 };
 #define PERI__PACKETS_MAGIC "perilune"
 
 /* A worker finds a socket as its standard input. From there it gets a byte and
@@ -28,14 +28,22 @@ typedef struct peri__setup {
 typedef enum peri__order_kind {
   PERI__ORDER_STOP, /* the job is to stop, and after the grace the worker with it
                      */
-  PERI__ORDER_NOTE  /* for the worker's state; its bytes follow */
+  PERI__ORDER_NOTE, /* for the worker's state; its bytes follow */
+  /* Of a job that this worker's job has submitted: */
+  PERI__ORDER_BEGUN,    /* a worker has begun it */
+  PERI__ORDER_ANSWER,   /* it has ended; its message follows, or text */
+  PERI__ORDER_HOPELESS, /* nothing comes for a worker that rests; grace: which
+                           rest that is */
+  PERI__ORDER_SYNC,     /* answers that packet */
+  PERI__ORDER_CLOSED    /* the pool takes no more jobs */
 } peri__order_kind;
 
 typedef struct peri__order {
-  uint32_t kind; /* peri__order_kind */
-  uint32_t slot;
-  int64_t grace;   /* nanoseconds */
-  uint64_t length; /* of what follows */
+  uint16_t kind;    /* peri__order_kind */
+  uint16_t outcome; /* ANSWER: peri__outcome */
+  uint32_t slot;    /* STOP: of the job; BEGUN, ANSWER: its number */
+  int64_t grace;    /* nanoseconds */
+  uint64_t length;  /* of what follows */
 } peri__order;
 
 /* -- The pool (process_pool.c) -------------------------------------------------- */

@@ -227,6 +227,8 @@ static int put_answer(process *p, peri__job *job, const peri__packet *packet,
   size_t length = (size_t)packet->length;
   peri__message out = {
       .bytes = {.data = (char *)payload, .length = length, .capacity = length}};
+  if (job->relayed && packet->chunks > 0)
+    return UV_EPROTO;
   if (packet->chunks == 0 && length <= PERI__JOB_ROOM && packet->block == 0) {
     peri__job_put(job, &job->out, &out);
     return 0;
@@ -291,7 +293,40 @@ static bool take_note(process *p, const peri__packet *packet,
   if (code == 0)
     peri__home_leave_note(p->pool->head.home, &p->far->peer, &note);
   peri__message_fini(&note);
-  return p->ready && code != UV_EPROTO;
+  return p->hello && code != UV_EPROTO;
+}
+
+static bool take_submit(process *p, const peri__packet *packet,
+                        const char *payload)
+{
+  peri__message message = {.chunk_count = 0};
+  int code = read_message(p, packet, payload, &message);
+  if (code != UV_EPROTO)
+    peri__relay_submit(p, packet, &message, code);
+  peri__message_fini(&message);
+  return p->hello && code != UV_EPROTO;
+}
+
+/* With a page it is told of relays only, maybe ahead of the answer before. */
+static bool take_begun(process *p, const peri__packet *packet)
+{
+  slot *at = &p->slots[packet->slot % PERI__WINDOW];
+  if (packet->slot - p->first >= p->next - p->first || at->job == NULL)
+    return false;
+  if (p->channel.page == NULL)
+    at->begun = true;
+  if (at->job->relayed)
+    peri__relay_begun(at->job);
+  return p->channel.page == NULL || at->job->relayed;
+}
+
+/* The state has gone, with what it has submitted. */
+static bool take_gone(process *p)
+{
+  far_end *far = p->far;
+  peri__process_part(p);
+  peri__relays_leave(p->pool, far, true);
+  return peri__process_meet(p) == 0;
 }
 
 static bool take_block(process *p, const peri__packet *packet)
@@ -309,6 +344,7 @@ static bool take_block(process *p, const peri__packet *packet)
 static bool take_packet(process *p, const peri__packet *packet,
                         const char *payload)
 {
+  p->rests = p->rests && packet->kind == PERI__PACKET_REST;
   switch ((peri__packet_kind)packet->kind) {
   case PERI__PACKET_HELLO:
     return take_hello(p, packet, payload);
@@ -331,15 +367,29 @@ static bool take_packet(process *p, const peri__packet *packet,
   case PERI__PACKET_NOTE:
     return take_note(p, packet, payload);
   case PERI__PACKET_GONE:
-    peri__process_part(p);
-    return peri__process_meet(p) == 0;
+    return take_gone(p);
   case PERI__PACKET_IDLE:
     if (p->pool->head.pending == 0)
       peri__blocks_trim(p->pool->head.blocks);
     return p->ready;
   case PERI__PACKET_BEGUN:
-    p->slots[p->first % PERI__WINDOW].begun = packet->slot == p->first;
-    return packet->slot == p->first;
+    return take_begun(p, packet);
+  case PERI__PACKET_SUBMIT:
+    return take_submit(p, packet, payload);
+  case PERI__PACKET_WITHDRAW:
+    peri__relay_withdraw(p, packet->slot);
+    return true;
+  case PERI__PACKET_INTERRUPT:
+    return peri__relay_interrupt(p, packet, payload);
+
+  case PERI__PACKET_LEAVE:
+    peri__relays_leave(p->pool, p->far, true);
+    return true;
+  case PERI__PACKET_SYNC:
+    peri__relay_sync(p);
+    return true;
+  case PERI__PACKET_REST:
+    return peri__process_rest(p, packet, payload);
   case PERI__PACKET_DONE:
     return take_done(p, packet, payload);
   default:
@@ -400,4 +450,5 @@ void peri__process_look(process *p)
   peri__process_pool_hand_out(pool);
   peri__process_settle_idle(pool, p);
   peri__process_hold(p);
+  peri__process_pool_find_deadlock(pool);
 }

@@ -19,7 +19,7 @@
 
 #include <sys/socket.h>
 
-#include "pool/process_pool.h"
+#include "pool/process_guest.h"
 #include "pool/shared.h"
 #include "pool/worker.h"
 
@@ -50,6 +50,7 @@ typedef struct worker_process {
   int control;
   uv_mutex_t mutex; /* guards worker.rt and home.rt */
   peri__home home;  /* for notes to worker.rt */
+  peri__guest guest;
   pthread_t main, watch;
   atomic_bool done;
   /* The job that runs: its slot and 1 more; 0: none does. */
@@ -113,23 +114,33 @@ static bool receive_all(worker_process *self, void *data, size_t size)
 }
 
 /* A note is lost where there is no state, of which the owner is told, or no
- * memory. */
-static bool take_note(worker_process *self, const peri__order *order)
+ * memory. With the mutex. */
+static void leave_note(worker_process *self, peri__message *note)
 {
-  peri__message note = {.chunk_count = 0};
-  size_t length = (size_t)order->length;
-  if (peri__buffer_reserve(&note.bytes, length) < 0)
-    _exit(EXIT_FAILURE);
-  note.bytes.length = length;
-  bool well = receive_all(self, note.bytes.data, length);
-  uv_mutex_lock(&self->mutex);
-  if (well && self->worker.rt != NULL) {
+  if (self->worker.rt != NULL) {
     if (self->home.rt != self->worker.rt) /* which the other thread reads */
       self->home.rt = self->worker.rt;
-    peri__home_leave_note(&self->home, &self->worker.peer, &note);
+    peri__home_leave_note(&self->home, &self->worker.peer, note);
   }
+  peri__guest_hear(&self->guest);
+}
+
+/* Any but to stop. */
+static bool take_order(worker_process *self, const peri__order *order)
+{
+  peri__message message = {.chunk_count = 0};
+  size_t length = (size_t)order->length;
+  if (peri__buffer_reserve(&message.bytes, length) < 0)
+    _exit(EXIT_FAILURE);
+  message.bytes.length = length;
+  bool well = receive_all(self, message.bytes.data, length);
+  uv_mutex_lock(&self->mutex);
+  if (well && order->kind == PERI__ORDER_NOTE)
+    leave_note(self, &message);
+  else if (well)
+    peri__guest_obey(&self->guest, order, &message);
   uv_mutex_unlock(&self->mutex);
-  peri__message_fini(&note);
+  peri__message_fini(&message);
   return well;
 }
 
@@ -145,8 +156,8 @@ static void *watch_main(void *argument)
       end = NEVER;
     } else if (!receive_all(self, &order, sizeof order)) {
       return NULL;
-    } else if (order.kind == PERI__ORDER_NOTE) {
-      if (!take_note(self, &order))
+    } else if (order.kind != PERI__ORDER_STOP) {
+      if (!take_order(self, &order))
         return NULL;
     } else {
       unwanted = (uint64_t)order.slot + 1;
@@ -400,6 +411,23 @@ static bool read_message(worker_process *self, const peri__packet *packet,
 
 /* -- Jobs ------------------------------------------------------------------------ */
 
+/* The guest's. */
+static void send_for_guest(peri__guest *guest, peri__packet packet,
+                           peri__message *message)
+{
+  send_message(
+      (worker_process *)((char *)guest - offsetof(worker_process, guest)),
+      packet, message);
+}
+
+/* The worker's. */
+static peri__pool *own_pool(peri__worker *worker, peri__home *home)
+{
+  worker_process *self =
+      (worker_process *)((char *)worker - offsetof(worker_process, worker));
+  return peri__guest_open(&self->guest, worker->rt, home);
+}
+
 static int send_note(peri__peer *peer, peri__message *note)
 {
   worker_process *self =
@@ -444,15 +472,21 @@ static peri__job *run_job(worker_process *self, peri__job *job)
 
 /* What was asked of the job before comes too late from here on. False: the owner
  * has taken this one back. */
-static bool claim(worker_process *self, uint32_t slot)
+static bool claim(worker_process *self, const peri__packet *packet)
 {
   peri__page *page = self->channel.page;
   unsigned char queued = PERI__AHEAD_QUEUED;
+  uint32_t slot = packet->slot;
+  if (peri_unlikely(self->guest.behind))
+    peri__guest_sync(&self->guest);
   atomic_store(&self->current, (uint64_t)slot + 1);
   peri__worker_settle(&self->worker);
-  if (page != NULL)
-    return atomic_compare_exchange_strong(&page->ahead[slot % PERI__WINDOW],
-                                          &queued, PERI__AHEAD_CLAIMED);
+  if (page != NULL &&
+      !atomic_compare_exchange_strong(&page->ahead[slot % PERI__WINDOW],
+                                      &queued, PERI__AHEAD_CLAIMED))
+    return false;
+  if (peri_likely(page != NULL && packet->outcome == 0))
+    return true;
   peri__packet begun = {.kind = PERI__PACKET_BEGUN, .slot = slot};
   send_packet(self, begun, NULL);
   return true;
@@ -463,6 +497,7 @@ static bool take_job(worker_process *self, const peri__packet *packet,
 {
   it->slot = packet->slot;
   peri__job_init(&it->job, NULL);
+  it->job.relayed = packet->outcome != 0;
   if (packet->chunks == 1) {
     it->job.in.chunks = &it->job.chunk_room;
     it->job.in.chunk_capacity = 1;
@@ -525,7 +560,7 @@ static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
   peri__packet packet;
   const char *payload;
   while (job_at_hand(self, &packet, &payload)) {
-    if (!claim(self, packet.slot)) {
+    if (!claim(self, &packet)) {
       self->skipped++;
       continue;
     }
@@ -541,7 +576,7 @@ static peri__job *next_of_worker(peri__worker *worker, peri__job *done)
 static bool do_job(worker_process *self, const peri__packet *packet,
                    const char *payload)
 {
-  if (!claim(self, packet->slot)) {
+  if (!claim(self, packet)) {
     atomic_store(&self->current, 0);
     send_skipped(self, packet->slot);
     return true;
@@ -677,6 +712,8 @@ static int work(worker_process *self, const peri_options *options)
   self->worker.blocks = self->blocks;
   self->worker.guard = &self->mutex;
   self->worker.send = send_note;
+  self->worker.own_pool = own_pool;
+  self->guest.send = send_for_guest;
   if (self->channel.page != NULL)
     self->worker.next = next_of_worker;
   self->worker.kind = "process";
@@ -688,6 +725,7 @@ static int work(worker_process *self, const peri_options *options)
   }
   send_packet(self, (peri__packet){.kind = PERI__PACKET_READY}, NULL);
   status = serve(self);
+  self->guest.ends = true;
   peri__worker_close(&self->worker);
   return status;
 }
@@ -699,6 +737,7 @@ static void finish(worker_process *self)
   pthread_join(self->watch, NULL);
   close(self->control);
   peri__home_drop_notes(&self->home);
+  peri__guest_fini(&self->guest);
   uv_mutex_destroy(&self->mutex);
   peri__worker_setup_fini(&self->setup);
   peri__chunk_places_fini(&self->in);
@@ -723,7 +762,8 @@ int peri_worker_main(const peri_options *given)
   peri__fill_standard();
   self.patience = peri__patience_new();
   peri__home_init(&self.home, NULL, read_notes, &self);
-  if (uv_mutex_init(&self.mutex) != 0 || !take_start(&self)) {
+  if (uv_mutex_init(&self.mutex) != 0 ||
+      peri__guest_init(&self.guest, &self.mutex) != 0 || !take_start(&self)) {
     fputs("perilune: a worker is started by its process pool\n", stderr);
     return STATUS_BAD_START;
   }

@@ -47,7 +47,7 @@ static void encode(lua_State *L, peri__job *job, int first, int n,
   else if (job->home != NULL && job->in.bytes.data != job->room)
     peri__buffer_swap(&message->bytes, &job->in.bytes);
   message->bytes.length = 0;
-  peri__encode(L, peri__rt(L), first, n, kind, true, message);
+  peri__encode(L, peri__rt(L), first, n, kind, !job->relayed, message);
   lua_pop(L, 1);
   peri__job_put(job, &job->out, message);
 }
@@ -68,7 +68,8 @@ static int encode_results(lua_State *L, int status, lua_KContext context)
 static int decode_call(lua_State *L, peri_runtime *rt, peri__job *job)
 {
   peri__peer stranger = {.trusted = true};
-  bool from_job = job->home != NULL && job->home->guest != NULL;
+  bool from_job =
+      job->relayed || (job->home != NULL && job->home->guest != NULL);
   return peri__decode(L, rt, &job->in,
                       from_job ? &stranger : &job->worker->peer);
 }

@@ -33,8 +33,7 @@ typedef struct peri__worker {
   peri__peer peer;      /* the owner, as this state sees it */
   int (*send)(peri__peer *peer, peri__message *note); /* the peer's */
   /* Makes the pool of this worker, as its jobs see it, with the home of those
-   * that they submit; it is owned by this state. NULL: there is none; returns
-   * NULL: no memory. */
+   * that they submit; it is owned by this state. NULL: no memory. */
   peri__pool *(*own_pool)(struct peri__worker *worker, peri__home *home);
   bool exited; /* a job, or what it left behind, has called os.exit */
   int exit_code;

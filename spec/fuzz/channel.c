@@ -85,7 +85,7 @@ static void make_process(process_pool *pool, int flags, peri__channel *theirs)
   p->blocks = page != NULL ? peri__blocks_new(true) : NULL;
   peri__channel_init(theirs, channel[1], (peri__page *)(void *)page, false);
   pool->processes = calloc(4, sizeof(process *));
-  pool->looks = calloc(8, sizeof(struct pollfd));
+  pool->looks = calloc(12, sizeof(struct pollfd));
   pool->room = 4;
   pool->processes[pool->count++] = p;
   if (peri__process_meet(p) < 0)

@@ -354,6 +354,86 @@ describe("a job in a process", function()
   end)
 end)
 
+describe("what a worker process logs", function()
+  local function wait_for(list, n)
+    while #list < n do peri.sleep(0) end
+  end
+
+  it("comes to its owner's log, with its name", function()
+    local records = support.log()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local number = executor:submit(function(get)
+      local log = require "perilune.log"
+      log.info "not told"
+      log.error("%d things", 3)
+      return get()
+    end, pid):result()
+    wait_for(records, 1)
+    assert.same({ ("ERROR worker %d: 3 things"):format(number) }, records)
+  end)
+
+  it("in its initializer, too, and when its job is the last", function()
+    local records = support.log()
+    local executor = futures.ProcessPoolExecutor {
+      max_workers = 1,
+      initializer = function(get)
+        number = get() -- luacheck: ignore
+        require "perilune.log".warning "begins"
+      end,
+      initargs = { pid },
+    }
+    local job = executor:submit(function()
+      require "perilune.log".warning "ends"
+      return number -- luacheck: ignore
+    end)
+    executor:shutdown()
+    local number = job:result()
+    assert.same({ ("WARNING worker %d: begins"):format(number), ("WARNING worker %d: ends"):format(number) }, records)
+  end)
+
+  it("is what its loop reports and debug mode, too", function()
+    peri.get_running_loop():set_debug(true)
+    peri.get_running_loop().slow_callback_duration = 1e9
+    local records = support.log()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }
+    local count = 0
+    local function inc()
+      count = count + 1
+      peri.get_running_loop():call_soon(error, "in a callback")
+      peri.sleep(0)
+    end
+    executor:submit(inc):result()
+    wait_for(records, 2)
+    assert.truthy(records[1]:find("^ERROR worker %d+: .*in a callback"), records[1])
+    assert.truthy(records[2]:find("^WARNING worker %d+: change to upvalue 'count' is lost"), records[2])
+    assert.truthy(records[2]:find(("the function at %s is a copy"):format(place(inc)), 1, true), records[2])
+    assert.equal(0, count)
+  end)
+
+  it("is not lost when the owner ends", function()
+    for _, kind in ipairs { "Thread", "Process" } do
+      local out, err, status = support.run_code(([[
+        local executor = require "perilune.futures".%sPoolExecutor { max_workers = 1 }
+        executor:submit(function() require "perilune.log".warning "the last words" end)
+      ]]):format(kind))
+      assert.same({ "", 0 }, { out, status })
+      assert.truthy(err:find "^WARNING perilune: worker [^ ]+: the last words\n$", err)
+    end
+  end)
+
+  it("comes before the end of the worker does", function()
+    local records = support.log()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 1, on_worker_death = "replace" }
+    local job = executor:submit(function()
+      require "perilune.log".error "the last words"
+      os.exit(3)
+    end)
+    assert.is_false(pcall(peri.await, job))
+    wait_for(records, 1)
+    assert.truthy(records[1]:find "^ERROR worker %d+: the last words$", records[1])
+  end)
+end)
+
 describe("a loop that was sent to a job in a process", function()
   it("takes calls and coroutines from there", function()
     local executor <close> = futures.ProcessPoolExecutor { max_workers = 1 }

@@ -1,0 +1,235 @@
+/*
+ * process_relay.c: jobs that the jobs of worker processes submit to their own
+ * pool, on the owner's side. The workers' side is process_guest.c.
+ *
+ * Such a job is a relay: it stands in the queue with all others, and where those
+ * go home its answer is sent to the worker that submitted it, unread: it has
+ * neither chunks nor anything else that means something only on its way. It does
+ * not outlive the state that submitted it unless a worker has begun it; apart
+ * from workers that end because they are to: theirs are done, and their answers
+ * dropped.
+ *
+ * A worker that rests (process_guest.c) gets nothing ahead, since nobody knows
+ * when it goes on. It is believed if it has heard all orders that may wake it; one
+ * whose job is to stop does not rest for long.
+ */
+#include <string.h>
+
+#include "pool/process.h"
+
+struct relay {
+  peri__job job;
+  process_pool *pool;
+  far_end *from; /* who waits for it, or NULL */
+  uint32_t number;
+  relay *previous, *next;
+};
+
+static relay *relay_of(peri__job *job)
+{
+  return (relay *)((char *)job - offsetof(relay, job));
+}
+
+static relay *find(const process *p, uint32_t number)
+{
+  relay *it = p->pool->relays;
+  while (it != NULL && (it->from != p->far || it->number != number))
+    it = it->next;
+  return p->far != NULL ? it : NULL;
+}
+
+static void add(process *p, relay *it, uint32_t number)
+{
+  process_pool *pool = p->pool;
+  it->pool = pool;
+  it->from = p->far;
+  it->number = number;
+  it->next = pool->relays;
+  if (it->next != NULL)
+    it->next->previous = it;
+  pool->relays = it;
+  pool->relay_count++;
+}
+
+static void free_relay(relay *it)
+{
+  process_pool *pool = it->pool;
+  if (it->previous != NULL)
+    it->previous->next = it->next;
+  else
+    pool->relays = it->next;
+  if (it->next != NULL)
+    it->next->previous = it->previous;
+  pool->relay_count--;
+  peri__job_fini(&it->job);
+  free(it);
+}
+
+/* -- Back to the worker ---------------------------------------------------------- */
+
+static void tell(process *p, peri__order order, const char *data)
+{
+  if (peri__process_order(p, order, data) < 0)
+    peri__process_put_down(p); /* it would wait for ever */
+}
+
+static void answer(process *p, uint32_t number, const peri__job *job)
+{
+  bool has_values =
+      job->outcome == PERI__JOB_RETURNED || job->outcome == PERI__JOB_RAISED;
+  const char *data = has_values ? job->out.bytes.data : job->text;
+  size_t length = has_values          ? job->out.bytes.length
+                  : job->text != NULL ? strlen(job->text)
+                                      : 0;
+  tell(p,
+       (peri__order){.kind = PERI__ORDER_ANSWER,
+                     .outcome = job->outcome,
+                     .slot = number,
+                     .length = length},
+       data);
+}
+
+/* The process that waits for it, if there is one that can be told. */
+static process *waiting(const relay *it)
+{
+  process *p = it->from != NULL ? it->from->process : NULL;
+  bool well =
+      p != NULL && !p->damaged && atomic_load(&it->pool->head.broken) == NULL;
+  return well ? p : NULL;
+}
+
+void peri__relay_end(peri__job *job)
+{
+  relay *it = relay_of(job);
+  process *p = waiting(it);
+  if (p != NULL)
+    answer(p, it->number, job);
+  free_relay(it);
+}
+
+void peri__relay_begun(peri__job *job)
+{
+  relay *it = relay_of(job);
+  process *p = waiting(it);
+  if (p != NULL)
+    tell(p, (peri__order){.kind = PERI__ORDER_BEGUN, .slot = it->number}, NULL);
+}
+
+/* -- From the worker --------------------------------------------------------------- */
+
+/* No relay can be made. */
+static void refuse(process *p, uint32_t number, int code)
+{
+  const peri__job job = {.outcome = PERI__JOB_FAILED,
+                         .text = (char *)uv_strerror(code)};
+  answer(p, number, &job);
+}
+
+void peri__relay_submit(process *p, const peri__packet *packet,
+                        peri__message *message, int code)
+{
+  peri__pool *head = &p->pool->head;
+  if (atomic_load(&head->broken) != NULL)
+    return;
+  relay *it = code == 0 ? calloc(1, sizeof *it) : NULL;
+  if (it == NULL) {
+    refuse(p, packet->slot, code == 0 ? UV_ENOMEM : code);
+    return;
+  }
+  peri__job_init(&it->job, NULL);
+  it->job.relayed = true;
+  it->job.retries = packet->outcome;
+  peri__job_put(&it->job, &it->job.in, message);
+  add(p, it, packet->slot);
+  code = head->ops->submit(head, &it->job);
+  if (code == 0)
+    return;
+  refuse(p, packet->slot, code);
+  free_relay(it);
+}
+
+void peri__relay_withdraw(process *p, uint32_t number)
+{
+  relay *it = find(p, number);
+  if (it != NULL && p->pool->head.ops->withdraw(&p->pool->head, &it->job))
+    free_relay(it);
+}
+
+bool peri__relay_interrupt(process *p, const peri__packet *packet,
+                           const char *payload)
+{
+  int64_t grace;
+  relay *it = find(p, packet->slot);
+  if (packet->length != sizeof grace)
+    return false;
+  memcpy(&grace, payload, sizeof grace);
+  if (it != NULL)
+    p->pool->head.ops->interrupt(&p->pool->head, &it->job, grace);
+  return true;
+}
+
+void peri__relays_leave(process_pool *pool, const far_end *far, bool drops)
+{
+  for (relay *it = pool->relays, *next; it != NULL; it = next) {
+    next = it->next;
+    if (it->from == NULL || it->from != far)
+      continue;
+    it->from = NULL;
+    if (drops && pool->head.ops->withdraw(&pool->head, &it->job))
+      free_relay(it);
+  }
+}
+
+void peri__relay_sync(process *p)
+{
+  tell(p, (peri__order){.kind = PERI__ORDER_SYNC}, NULL);
+}
+
+/* -- Rest ---------------------------------------------------------------------------- */
+
+bool peri__process_rest(process *p, const peri__packet *packet,
+                        const char *payload)
+{
+  peri__rest rest;
+  if (packet->length != sizeof rest)
+    return false;
+  memcpy(&rest, payload, sizeof rest);
+  p->rests = rest.heard == p->told;
+  p->rest = rest.number;
+  p->rested = ++p->pool->rests;
+  if (p->rests)
+    peri__process_take_back(p);
+  return true;
+}
+
+static bool is_resting(const process *p)
+{
+  bool stops =
+      p->first != p->next && p->slots[p->first % PERI__WINDOW].interrupted;
+  return p->rests && !p->damaged && !stops;
+}
+
+/* The one that came to rest last, if all do. */
+static process *find_hopeless(const process_pool *pool)
+{
+  process *last = NULL;
+  for (unsigned i = 0; i < pool->count; i++) {
+    process *p = pool->processes[i];
+    if (!is_resting(p))
+      return NULL;
+    if (last == NULL || p->rested > last->rested)
+      last = p;
+  }
+  return last;
+}
+
+void peri__process_pool_find_deadlock(process_pool *pool)
+{
+  process *p = find_hopeless(pool);
+  if (peri_likely(p == NULL) || peri__process_pool_grow(pool))
+    return;
+  p->rests = false;
+  tell(p,
+       (peri__order){.kind = PERI__ORDER_HOPELESS, .grace = (int64_t)p->rest},
+       NULL);
+}
