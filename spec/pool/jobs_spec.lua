@@ -1,13 +1,71 @@
--- What jobs may do, of either kind of pool: all that a task may.
+-- When workers start, and what jobs may do in them: all that a task may.
 local futures = require "perilune.futures"
+local lfs = require "lfs"
+local peri = require "perilune"
 local support = require "support"
+
+-- How many threads of this process have names with the prefix.
+local function threads(prefix)
+  local n = 0
+  for id in lfs.dir "/proc/self/task" do
+    local file <close> = io.open(("/proc/self/task/%s/comm"):format(id))
+    if file and file:read "a":sub(1, #prefix) == prefix then n = n + 1 end
+  end
+  return n
+end
+
+local function children()
+  local n = 0
+  for id in lfs.dir "/proc/self/task" do
+    local file <close> = io.open(("/proc/self/task/%s/children"):format(id))
+    n = n + select(2, (file and file:read "a" or ""):gsub("%d+", ""))
+  end
+  return n
+end
+
+local function begins_with_its_jobs(executor, count)
+  local before = count()
+  local path = support.directory() .. "/gate"
+  assert(os.execute(("mkfifo '%s'"):format(path)))
+  local function gated(name) io.open(name, "r"):close() end
+  local seen, jobs = {}, {}
+  for i = 1, 4 do
+    jobs[i] = executor:submit(gated, path)
+    if i < 4 then
+      while not jobs[i]:running() do peri.sleep(0) end
+    end
+    seen[i] = count() - before
+  end
+  local file <close> = io.open(path, "r+") -- luacheck: ignore
+  for i = 1, 4 do jobs[i]:result() end
+  return seen
+end
+
+describe("a pool starts its workers when there are jobs for them", function()
+  it("threads", function()
+    local executor <close> = futures.ThreadPoolExecutor { max_workers = 3, thread_name_prefix = "when" }
+    local function count() return threads "when-" end
+    assert.equal(0, count())
+    assert.same({ 1, 2, 3, 3 }, begins_with_its_jobs(executor, count))
+    executor:shutdown()
+    assert.equal(0, count())
+  end)
+
+  it("processes", function()
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 3 }
+    local before = children()
+    assert.same({ 1, 2, 3, 3 }, begins_with_its_jobs(executor, children))
+    executor:shutdown()
+    assert.equal(before, children())
+  end)
+end)
 
 for kind, name in pairs { thread = "ThreadPoolExecutor", process = "ProcessPoolExecutor" } do
   describe("a job in a " .. kind, function()
     it("may serve and use sockets, in tasks beside each other", function()
       local executor <close> = futures[name] { max_workers = 1 }
       local job = executor:submit(function()
-        local peri, net = require "perilune", require "perilune.net"
+        local net = require "perilune.net"
         local server <close> = net.start_server(function(stream)
           stream:write((stream:readline():upper()))
           stream:drain()
@@ -26,13 +84,13 @@ for kind, name in pairs { thread = "ThreadPoolExecutor", process = "ProcessPoolE
       local executor <close> = futures[name] { max_workers = 2 }
       local path = support.directory() .. "/socket"
       local server = executor:submit(function(at)
-        local peri, net = require "perilune", require "perilune.net"
+        local net = require "perilune.net"
         local asked = peri.Future()
         local _ <close> = net.start_unix_server(function(stream) asked:set_result((stream:readline())) end, at)
         return (asked:await())
       end, path)
       local client = executor:submit(function(at)
-        local peri, net = require "perilune", require "perilune.net"
+        local net = require "perilune.net"
         local ok, stream
         repeat
           ok, stream = peri.pcall(net.open_unix_connection, at)
