@@ -40,7 +40,7 @@ describe("what a worker logs", function()
 end)
 
 describe("a job in debug mode", function()
-  local place = "spec/pool/debug_spec.lua:%d"
+  local place = debug.getinfo(1, "S").short_src .. ":%d"
 
   local function debug_mode()
     peri.get_running_loop():set_debug(true)

@@ -236,7 +236,8 @@ end
 
 ---Runs code by stock lua5.4. $PERILUNE_PRELOAD is preloaded: a sanitizer's
 ---runtime has to come first in a program that was built without it. Options:
----`env`, assignments put before it; `options` of lua5.4; an `argument`.
+---`env`, assignments put before it; `options` of lua5.4; an `argument`; a
+---`redirection`.
 function support.run_stock(code, options)
   options = options or {}
   local preload = os.getenv "PERILUNE_PRELOAD"
@@ -244,7 +245,7 @@ function support.run_stock(code, options)
     "exec env", "LUA_CPATH=" .. quote(support.stock_cpath() .. ";;"),
     preload and "LD_PRELOAD=" .. quote(preload) or "", options.env or "",
     "timeout -k 5 60 lua5.4", options.options or "", quote(support.file(code)),
-    quote(options.argument or ""),
+    quote(options.argument or ""), options.redirection or "",
   }, " "))
 end
 
