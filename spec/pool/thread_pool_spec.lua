@@ -144,6 +144,16 @@ describe("the default executor", function()
     assert.is_false(ok)
     assert.equal("text", err)
   end)
+
+  it("does not get the context of to_thread, nor can a variable of it be sent", function()
+    local var = peri.ContextVar("user", "nobody")
+    var:set "me"
+    local function job() return var:get() end
+    local info = debug.getinfo(job, "S")
+    raises(peri.TypeError, ("cannot send upvalue 'var' of function %s:%d: ContextVar (its class is not registered)")
+      :format(info.short_src, info.linedefined), peri.to_thread, job)
+    assert.equal("me", (peri.to_thread(function(name) return name end, var:get())))
+  end)
 end)
 
 describe("a job", function()
