@@ -310,17 +310,16 @@ static void say_hello(worker_process *self)
 }
 
 /* Looks for packets until `end`, as uv_hrtime. */
-static bool linger(const worker_process *self, uint64_t end)
+static bool linger(worker_process *self, uint64_t end)
 {
-  bool came = false;
-  while (!came && uv_hrtime() < end)
-    for (unsigned i = 0; i < PERI__LOOKS && !came; i++) {
-      if (self->spin > 0)
-        peri__relax(i);
-      else
-        sched_yield();
-      came = peri__channel_has_bytes(&self->channel);
-    }
+  bool came = false, alone = true;
+  for (unsigned i = 0; !came && alone && uv_hrtime() < end; i++) {
+    if (self->spin > 0)
+      peri__relax(i);
+    else
+      alone = peri__patience_yield(&self->patience);
+    came = peri__channel_has_bytes(&self->channel);
+  }
   return came;
 }
 

@@ -32,7 +32,7 @@
 
 #include "pool/thread_pool.h"
 
-enum { LARGEST_SHARE = 64, LOOKS = 8 * PERI__LOOKS, YIELDS = 128 };
+enum { LARGEST_SHARE = 64, LOOKS = PERI__LOOKS };
 
 typedef peri__thread_pool thread_pool;
 
@@ -195,19 +195,19 @@ static bool has_reason(thread_pool *pool)
 
 /* Looks for news until `end`, as uv_hrtime, or for a moment at most; whether it is
  * worth to look for a job again. */
-static bool linger(thread_pool *pool, uint64_t end)
+static bool linger(thread_pool *pool, peri__thread *thread, uint64_t end)
 {
-  bool spins = pool->head.spin > 0;
+  bool spins = pool->head.spin > 0, alone = true;
   if (uv_hrtime() >= end)
     return false;
   atomic_fetch_add(&pool->awake, 1);
-  for (unsigned i = 0; i < (spins ? LOOKS : YIELDS) && !has_reason(pool); i++)
+  for (unsigned i = 0; i < LOOKS && alone && !has_reason(pool); i++)
     if (spins)
       peri__relax(i);
     else
-      sched_yield();
+      alone = peri__patience_yield(&thread->patience);
   atomic_fetch_sub(&pool->awake, 1);
-  return !atomic_load(&pool->closing) || has_news(pool);
+  return has_news(pool) || (alone && !atomic_load(&pool->closing));
 }
 
 static peri__job *look_for_job(thread_pool *pool, peri__thread *thread)
@@ -237,7 +237,7 @@ static peri__job *next_job(thread_pool *pool, peri__thread *thread)
   if (job != NULL)
     return job;
   uint64_t end = peri__patience_begin(&thread->patience, pool->head.spin);
-  while (job == NULL && linger(pool, end))
+  while (job == NULL && linger(pool, thread, end))
     job = look_for_job(pool, thread);
   if (job == NULL)
     job = sleep_for_job(pool, thread);

@@ -5,6 +5,8 @@
 #ifndef PERI_WORKER_H
 #define PERI_WORKER_H
 
+#include <limits.h>
+
 #include "pool/pool.h"
 
 /* What every worker's state begins with; not changed once workers run. */
@@ -65,39 +67,71 @@ void peri__worker_settle(peri__worker *worker);
 /* A worker without a job that got its last one soon looks for the next one before
  * it sleeps, and lets others run meanwhile. It looks for about as long as it
  * takes to sleep and to be woken, on both sides, and after longer work for longer;
- * the job that comes within that time has come soon. In nanoseconds. */
-enum { PERI__LEAST_PATIENCE = 50000, PERI__MOST_PATIENCE = 200000 };
+ * the job that comes within that time has come soon. Where others do run on its
+ * processor, the one that it waits for may be among them, and it would be in its
+ * way: then it does not look the next times, and twice as often each time that
+ * it finds this again. */
+enum {
+  PERI__LEAST_PATIENCE = 50000, /* nanoseconds */
+  PERI__MOST_PATIENCE = 200000,
+  PERI__CROWD = 4000,        /* of a call that lets nobody run, at most */
+  PERI__LEAST_RESTRAINT = 4, /* times */
+  PERI__MOST_RESTRAINT = 256
+};
 
 typedef struct peri__patience {
-  bool
-      parallel; /* other threads can run at the same time; else they need not be
-                     looked at */
   bool expects; /* the last job came soon */
-  uint64_t since; /* that it has a job, or none */
+  bool looks;   /* and the one to come is looked for */
+  unsigned
+      setback; /* the times that it was not to look when it was last told */
+  unsigned restraint; /* those that are left; UINT_MAX: for ever */
+  uint64_t since;     /* that it has a job, or none */
   uint64_t limit;
 } peri__patience;
 
+/* Where one thread runs at a time nobody need look. */
 static inline peri__patience peri__patience_new(void)
 {
-  return (peri__patience){.parallel = uv_available_parallelism() > 1};
+  bool parallel = uv_available_parallelism() > 1;
+  return (peri__patience){.restraint = parallel ? 0 : UINT_MAX};
 }
 
 /* There is no job. When to sleep, as uv_hrtime; at spin nanoseconds at least. */
 static inline uint64_t peri__patience_begin(peri__patience *this, uint64_t spin)
 {
   uint64_t now = uv_hrtime(), limit = 2 * (now - this->since);
+  this->looks = this->expects && this->restraint == 0;
+  if (this->restraint > 0 && this->restraint < UINT_MAX)
+    this->restraint--;
   this->since = now;
   this->limit = limit < PERI__LEAST_PATIENCE  ? PERI__LEAST_PATIENCE
                 : limit > PERI__MOST_PATIENCE ? PERI__MOST_PATIENCE
                                               : limit;
-  return now + (this->expects && spin < this->limit ? this->limit : spin);
+  return now + (this->looks && spin < this->limit ? this->limit : spin);
+}
+
+/* Lets others run. False: somebody did. */
+static inline bool peri__patience_yield(peri__patience *this)
+{
+  uint64_t start = uv_hrtime();
+  sched_yield();
+  if (uv_hrtime() - start < PERI__CROWD)
+    return true;
+  this->looks = false;
+  this->setback = this->setback == 0                     ? PERI__LEAST_RESTRAINT
+                  : this->setback < PERI__MOST_RESTRAINT ? 2 * this->setback
+                                                         : this->setback;
+  this->restraint = this->setback;
+  return false;
 }
 
 /* There is one. */
 static inline void peri__patience_end(peri__patience *this)
 {
   uint64_t now = uv_hrtime();
-  this->expects = this->parallel && now - this->since < this->limit;
+  this->expects = now - this->since < this->limit;
+  if (this->expects && this->looks)
+    this->setback = 0;
   this->since = now;
 }
 
