@@ -210,6 +210,17 @@ for kind, make in pairs(kinds) do
       assert.equal("13\n", read(path))
     end)
 
+    it("does not begin what was cancelled among many, in any order", function()
+      local executor <close> = make { max_workers = 1 }
+      local path = support.directory() .. "/told"
+      executor:submit(function(name, say)
+        local own, jobs = require "perilune.futures".current_executor(), {}
+        for i = 1, 500 do jobs[i] = own:submit(say, name, i) end
+        for i = 1, 499 do assert(jobs[i * 100 % 499 + 1]:cancel()) end
+      end, path, tell):result()
+      assert.equal("500\n", read(path))
+    end)
+
     it("gives its futures to loops, too", function()
       local executor <close> = make { max_workers = 2 }
       assert.equal(6, (executor:submit(function()
