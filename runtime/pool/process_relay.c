@@ -25,6 +25,8 @@ struct relay {
   far_end *from; /* who waits for it, or NULL */
   uint32_t number;
   uint32_t hash; /* of both */
+  bool unwanted; /* it is to stop as soon as it is known to have begun */
+  int64_t grace; /* which it has then */
   relay *chained; /* in the pool's table: the next one of its place */
   relay *previous, *next;
 };
@@ -164,12 +166,20 @@ void peri__relay_end(peri__job *job)
   relay_free(it);
 }
 
+static void interrupt(relay *it)
+{
+  peri__pool *head = &it->pool->head;
+  it->unwanted = !head->ops->interrupt(head, &it->job, it->grace);
+}
+
 void peri__relay_begun(peri__job *job)
 {
   relay *it = relay_of(job);
   process *p = waiting(it);
   if (p != NULL)
     tell(p, (peri__order){.kind = PERI__ORDER_BEGUN, .slot = it->number}, NULL);
+  if (it->unwanted)
+    interrupt(it);
 }
 
 /* -- From the worker --------------------------------------------------------------- */
@@ -212,13 +222,13 @@ void peri__relay_withdraw(process *p, uint32_t number)
 bool peri__relay_interrupt(process *p, const peri__packet *packet,
                            const char *payload)
 {
-  int64_t grace;
   relay *it = find(p, packet->slot);
-  if (packet->length != sizeof grace)
+  if (packet->length != sizeof it->grace)
     return false;
-  memcpy(&grace, payload, sizeof grace);
-  if (it != NULL)
-    p->pool->head.ops->interrupt(&p->pool->head, &it->job, grace);
+  if (it == NULL)
+    return true;
+  memcpy(&it->grace, payload, sizeof it->grace);
+  interrupt(it);
   return true;
 }
 
