@@ -24,9 +24,9 @@ struct relay {
   process_pool *pool;
   far_end *from; /* who waits for it, or NULL */
   uint32_t number;
-  uint32_t hash; /* of both */
-  bool unwanted; /* it is to stop as soon as it is known to have begun */
-  int64_t grace; /* which it has then */
+  uint32_t hash;  /* of both */
+  bool unwanted;  /* it is to stop as soon as it is known to have begun */
+  int64_t grace;  /* which it has then */
   relay *chained; /* in the pool's table: the next one of its place */
   relay *previous, *next;
 };

@@ -105,9 +105,9 @@ static void put_submit(uint32_t number, uint8_t n)
 /* What only a worker whose job has submitted some sends. */
 static void put_about_jobs(void)
 {
-  static const uint8_t kinds[] = {
-      PERI__PACKET_WITHDRAW, PERI__PACKET_INTERRUPT, PERI__PACKET_LEAVE,
-      PERI__PACKET_SYNC,     PERI__PACKET_REST,      PERI__PACKET_GONE};
+  static const uint8_t kinds[] = {PERI__PACKET_WITHDRAW, PERI__PACKET_INTERRUPT,
+                                  PERI__PACKET_LEAVE,    PERI__PACKET_SYNC,
+                                  PERI__PACKET_REST,     PERI__PACKET_GONE};
   uint32_t number = (uint32_t)(rand() % 8);
   uint64_t values[2] = {(uint64_t)(rand() % 3), (uint64_t)(rand() % 30)};
   if (rand() % 2 == 0) {
@@ -115,12 +115,12 @@ static void put_about_jobs(void)
     return;
   }
   uint8_t kind = kinds[(size_t)rand() % sizeof kinds];
-  peri__packet packet = {
-      .kind = kind,
-      .slot = number,
-      .length = kind == PERI__PACKET_INTERRUPT ? sizeof values[0]
-                : kind == PERI__PACKET_REST    ? sizeof values
-                                               : 0};
+  peri__packet packet = {.kind = kind,
+                         .slot = number,
+                         .length = kind == PERI__PACKET_INTERRUPT
+                                       ? sizeof values[0]
+                                   : kind == PERI__PACKET_REST ? sizeof values
+                                                               : 0};
   if (rand() % 1000 == 0)
     packet.length = (uint64_t)(rand() % (int)sizeof values);
   put(&packet, sizeof packet);
