@@ -123,11 +123,13 @@ static int l_cancel(lua_State *L)
   bool running = wants_running(L, rt, &grace);
   lua_settop(L, 1);
   bool cancelled = head->state == PERI_CANCELLED;
+  peri__pool *pool = future->executor ? future->executor->pool : NULL;
   if (head->state == PERI_PENDING)
     cancelled = peri__future_cancel_checked(L, rt, 1, 0);
-  peri__pool *pool = future->executor ? future->executor->pool : NULL;
   if (running && head->state == PERI_PENDING && pool != NULL)
     cancelled = pool->ops->interrupt(pool, &future->job, grace);
+  else if (running && pool != NULL && pool->guest) /* it may have begun */
+    pool->ops->interrupt(pool, &future->job, grace);
   lua_pushboolean(L, cancelled);
   return 1;
 }

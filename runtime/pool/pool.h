@@ -176,7 +176,8 @@ typedef struct peri__pool_ops {
   bool (*running)(peri__pool *pool, const peri__job *job);
   /* Asks a job that runs to stop; how it ended is told as ever. If it has not
    * after so many nanoseconds (< 0: the pool's own), a process is killed, a
-   * thread cannot be. False: it does not run, or nothing can be done. */
+   * thread cannot be. False: it does not run, or nothing can be done. A guest's
+   * may have been withdrawn: if it has begun all the same it is asked, too. */
   bool (*interrupt)(peri__pool *pool, peri__job *job, int64_t grace);
   /* A task of this loop submits or waits: results are to come while that runs.
    * NULL: nothing to be done. A libuv error otherwise. */

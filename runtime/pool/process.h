@@ -88,8 +88,9 @@ struct process_pool {
   bool spins; /* the channels are looked at all the time: no need to wake us */
   char *broken;
   far_end *gone; /* those whose peers are to be closed */
-  relay *relays; /* jobs that workers have submitted */
-  unsigned relay_count;
+  relay *relays; /* jobs that workers have submitted, the last one first */
+  relay **relay_table;
+  uint32_t relay_count, relay_room;
   uint64_t rests; /* of its workers */
   watch *timer;   /* of workers that start; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */

@@ -8,7 +8,7 @@
  * other thread: that a job has begun, and its answer. So a guest knows a little
  * later than the owner whether a job runs: a job of which it does not know is
  * cancelled at once, and the owner is told; what it comes to is dropped if it has
- * begun after all. A state that closes has the owner withdraw those that have not
+ * begun after all, and it is interrupted if that was asked for, too. A state that closes has the owner withdraw those that have not
  * begun; if all of the worker goes, the owner sees to it by itself. After either
  * the worker waits for the owner to have heard before it begins another job: that
  * may be one of those.
@@ -122,13 +122,14 @@ static bool interrupt(peri__pool *head, peri__job *job, int64_t grace)
   peri__guest *this = guest_of(head);
   peri__message message = {
       .bytes = {.data = (char *)&grace, .length = sizeof grace}};
-  if (!running(head, job))
+  unsigned char state = atomic_load(&job->state);
+  if (state == PERI__JOB_DONE)
     return false;
   this->send(
       this,
       (peri__packet){.kind = PERI__PACKET_INTERRUPT, .slot = number_of(job)},
       &message);
-  return true;
+  return state == PERI__JOB_RUNS;
 }
 
 /* -- What the owner says --------------------------------------------------------- */

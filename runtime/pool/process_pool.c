@@ -668,6 +668,7 @@ static void free_pool(peri__pool *head)
   peri__process_pool_detach(pool);
   free(pool->processes);
   free(pool->looks);
+  free(pool->relay_table);
   while (pool->gone != NULL) {
     far_end *next = pool->gone->next;
     free(pool->gone);

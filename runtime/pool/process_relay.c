@@ -9,6 +9,8 @@
  * from workers that end because they are to: theirs are done, and their answers
  * dropped.
  *
+ * Workers name their relays by numbers; a table finds these, however many there are.
+ *
  * A worker that rests (process_guest.c) gets nothing ahead, since nobody knows
  * when it goes on. It is believed if it has heard all orders that may wake it; one
  * whose job is to stop does not rest for long.
@@ -22,38 +24,95 @@ struct relay {
   process_pool *pool;
   far_end *from; /* who waits for it, or NULL */
   uint32_t number;
+  uint32_t hash;  /* of both */
+  bool unwanted;  /* it is to stop as soon as it is known to have begun */
+  int64_t grace;  /* which it has then */
+  relay *chained; /* in the pool's table: the next one of its place */
   relay *previous, *next;
 };
+
+enum { LEAST_ROOM = 64 };
 
 static relay *relay_of(peri__job *job)
 {
   return (relay *)((char *)job - offsetof(relay, job));
 }
 
-static relay *find(const process *p, uint32_t number)
+/* -- The pool's relays --------------------------------------------------------- */
+
+static uint32_t hash_of(const far_end *from, uint32_t number)
 {
-  relay *it = p->pool->relays;
-  while (it != NULL && (it->from != p->far || it->number != number))
-    it = it->next;
-  return p->far != NULL ? it : NULL;
+  return number + (uint32_t)((uintptr_t)from >> 4) * 0x9e3779b9u;
 }
 
-static void add(process *p, relay *it, uint32_t number)
+static relay **place_of(const process_pool *pool, uint32_t hash)
+{
+  return &pool->relay_table[hash & (pool->relay_room - 1)];
+}
+
+static relay *find(const process *p, uint32_t number)
+{
+  const process_pool *pool = p->pool;
+  if (p->far == NULL || pool->relay_room == 0)
+    return NULL;
+  relay *it = *place_of(pool, hash_of(p->far, number));
+  while (it != NULL && (it->from != p->far || it->number != number))
+    it = it->chained;
+  return it;
+}
+
+static void chain(relay *it)
+{
+  relay **place = place_of(it->pool, it->hash);
+  it->chained = *place;
+  *place = it;
+}
+
+/* Room for one more, if there can be; false: there is no table at all. */
+static bool make_room(process_pool *pool)
+{
+  if (pool->relay_count < pool->relay_room)
+    return true;
+  uint32_t room = pool->relay_room > 0 ? 2 * pool->relay_room : LEAST_ROOM;
+  relay **table = calloc(room, sizeof(relay *));
+  if (table == NULL)
+    return pool->relay_room > 0;
+  free(pool->relay_table);
+  pool->relay_table = table;
+  pool->relay_room = room;
+  for (relay *it = pool->relays; it != NULL; it = it->next)
+    chain(it);
+  return true;
+}
+
+static relay *relay_new(process *p, uint32_t number)
 {
   process_pool *pool = p->pool;
+  relay *it = make_room(pool) ? calloc(1, sizeof *it) : NULL;
+  if (it == NULL)
+    return NULL;
+  peri__job_init(&it->job, NULL);
+  it->job.relayed = true;
   it->pool = pool;
   it->from = p->far;
   it->number = number;
+  it->hash = hash_of(p->far, number);
+  chain(it);
   it->next = pool->relays;
   if (it->next != NULL)
     it->next->previous = it;
   pool->relays = it;
   pool->relay_count++;
+  return it;
 }
 
-static void free_relay(relay *it)
+static void relay_free(relay *it)
 {
   process_pool *pool = it->pool;
+  relay **place = place_of(pool, it->hash);
+  while (*place != it)
+    place = &(*place)->chained;
+  *place = it->chained;
   if (it->previous != NULL)
     it->previous->next = it->next;
   else
@@ -104,7 +163,13 @@ void peri__relay_end(peri__job *job)
   process *p = waiting(it);
   if (p != NULL)
     answer(p, it->number, job);
-  free_relay(it);
+  relay_free(it);
+}
+
+static void interrupt(relay *it)
+{
+  peri__pool *head = &it->pool->head;
+  it->unwanted = !head->ops->interrupt(head, &it->job, it->grace);
 }
 
 void peri__relay_begun(peri__job *job)
@@ -113,6 +178,8 @@ void peri__relay_begun(peri__job *job)
   process *p = waiting(it);
   if (p != NULL)
     tell(p, (peri__order){.kind = PERI__ORDER_BEGUN, .slot = it->number}, NULL);
+  if (it->unwanted)
+    interrupt(it);
 }
 
 /* -- From the worker --------------------------------------------------------------- */
@@ -131,40 +198,37 @@ void peri__relay_submit(process *p, const peri__packet *packet,
   peri__pool *head = &p->pool->head;
   if (atomic_load(&head->broken) != NULL)
     return;
-  relay *it = code == 0 ? calloc(1, sizeof *it) : NULL;
+  relay *it = code == 0 ? relay_new(p, packet->slot) : NULL;
   if (it == NULL) {
     refuse(p, packet->slot, code == 0 ? UV_ENOMEM : code);
     return;
   }
-  peri__job_init(&it->job, NULL);
-  it->job.relayed = true;
   it->job.retries = packet->outcome;
   peri__job_put(&it->job, &it->job.in, message);
-  add(p, it, packet->slot);
   code = head->ops->submit(head, &it->job);
   if (code == 0)
     return;
   refuse(p, packet->slot, code);
-  free_relay(it);
+  relay_free(it);
 }
 
 void peri__relay_withdraw(process *p, uint32_t number)
 {
   relay *it = find(p, number);
   if (it != NULL && p->pool->head.ops->withdraw(&p->pool->head, &it->job))
-    free_relay(it);
+    relay_free(it);
 }
 
 bool peri__relay_interrupt(process *p, const peri__packet *packet,
                            const char *payload)
 {
-  int64_t grace;
   relay *it = find(p, packet->slot);
-  if (packet->length != sizeof grace)
+  if (packet->length != sizeof it->grace)
     return false;
-  memcpy(&grace, payload, sizeof grace);
-  if (it != NULL)
-    p->pool->head.ops->interrupt(&p->pool->head, &it->job, grace);
+  if (it == NULL)
+    return true;
+  memcpy(&it->grace, payload, sizeof it->grace);
+  interrupt(it);
   return true;
 }
 
@@ -176,7 +240,7 @@ void peri__relays_leave(process_pool *pool, const far_end *far, bool drops)
       continue;
     it->from = NULL;
     if (drops && pool->head.ops->withdraw(&pool->head, &it->job))
-      free_relay(it);
+      relay_free(it);
   }
 }
 

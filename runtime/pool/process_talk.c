@@ -205,7 +205,7 @@ static int read_message(process *p, const peri__packet *packet,
 {
   size_t n = packet->chunks;
   int code = 0;
-  if (n > packet->length)
+  if (n > packet->length || n > PERI__MESSAGE_CHUNKS)
     return UV_EPROTO;
   for (size_t i = 0; i < n && code == 0; i++) {
     peri__chunk *chunk = peri__chunk_at(&p->in, (unsigned char)payload[i]);
@@ -300,11 +300,13 @@ static bool take_submit(process *p, const peri__packet *packet,
                         const char *payload)
 {
   peri__message message = {.chunk_count = 0};
+  if (!p->hello)
+    return false;
   int code = read_message(p, packet, payload, &message);
   if (code != UV_EPROTO)
     peri__relay_submit(p, packet, &message, code);
   peri__message_fini(&message);
-  return p->hello && code != UV_EPROTO;
+  return code != UV_EPROTO;
 }
 
 /* With a page it is told of relays only, maybe ahead of the answer before. */
@@ -381,7 +383,6 @@ static bool take_packet(process *p, const peri__packet *packet,
     return true;
   case PERI__PACKET_INTERRUPT:
     return peri__relay_interrupt(p, packet, payload);
-
   case PERI__PACKET_LEAVE:
     peri__relays_leave(p->pool, p->far, true);
     return true;

@@ -210,6 +210,36 @@ for kind, make in pairs(kinds) do
       assert.equal("13\n", read(path))
     end)
 
+    it("does not begin what was cancelled among many, in any order", function()
+      local executor <close> = make { max_workers = 1 }
+      local path = support.directory() .. "/told"
+      executor:submit(function(name, say)
+        local own, jobs = require "perilune.futures".current_executor(), {}
+        for i = 1, 500 do jobs[i] = own:submit(say, name, i) end
+        for i = 1, 499 do assert(jobs[i * 100 % 499 + 1]:cancel()) end
+      end, path, tell):result()
+      assert.equal("500\n", read(path))
+    end)
+
+    it("interrupts what has begun meanwhile", function()
+      local executor <close> = make { max_workers = 2 }
+      local path = support.directory() .. "/told"
+      executor:submit(function(name, say)
+        local own = require "perilune.futures".current_executor()
+        for _ = 1, 5 do
+          local job = own:submit(function()
+            local finish = os.time() + 20
+            while os.time() < finish do end
+            say(name, "done")
+          end)
+          assert(job:cancel { running = true })
+          own:submit(math.abs, -1):result()
+        end
+      end, path, tell):result()
+      executor:shutdown()
+      assert.is_nil(io.open(path))
+    end)
+
     it("gives its futures to loops, too", function()
       local executor <close> = make { max_workers = 2 }
       assert.equal(6, (executor:submit(function()

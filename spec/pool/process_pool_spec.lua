@@ -817,4 +817,12 @@ describe("a worker program", function()
     assert.truthy(breaks(garbage, "head"):find "BrokenProcessPool")
     for seed = 1, 20 do breaks(garbage, "packets", tostring(seed)) end
   end)
+
+  it("that submits what is no job is killed", function()
+    assert.truthy(breaks(garbage, "chunks"):find "sent what is no answer")
+  end)
+
+  it("that does with jobs what no job does breaks the pool", function()
+    for seed = 1, 20 do breaks(garbage, "jobs", tostring(seed)) end
+  end)
 end)

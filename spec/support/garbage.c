@@ -9,6 +9,8 @@
  *   head    damages the position in the ring
  *   bytes   sends random bytes
  *   packets says hello, and sends random packets that are well formed
+ *   chunks  submits a job with more chunks than a message has
+ *   jobs    does random things with jobs that it submits
  */
 #include <stdlib.h>
 #include <string.h>
@@ -79,6 +81,52 @@ static void put_packet(void)
   put(payload, packet.length % sizeof payload);
 }
 
+static void put_code(uint32_t place)
+{
+  peri__packet code = {
+      .kind = PERI__PACKET_CODE, .slot = place, .length = sizeof code};
+  put(&code, sizeof code);
+  put(&code, sizeof code);
+}
+
+/* With n chunks, which is the same one. */
+static void put_submit(uint32_t number, uint8_t n)
+{
+  char payload[UINT8_MAX + 100] = {0};
+  peri__packet packet = {.kind = PERI__PACKET_SUBMIT,
+                         .outcome = (uint8_t)(rand() % 3),
+                         .chunks = n,
+                         .slot = number,
+                         .length = n + (uint64_t)(rand() % 100)};
+  put(&packet, sizeof packet);
+  put(payload, packet.length);
+}
+
+/* What only a worker whose job has submitted some sends. */
+static void put_about_jobs(void)
+{
+  static const uint8_t kinds[] = {PERI__PACKET_WITHDRAW, PERI__PACKET_INTERRUPT,
+                                  PERI__PACKET_LEAVE,    PERI__PACKET_SYNC,
+                                  PERI__PACKET_REST,     PERI__PACKET_GONE};
+  uint32_t number = (uint32_t)(rand() % 8);
+  uint64_t values[2] = {(uint64_t)(rand() % 3), (uint64_t)(rand() % 30)};
+  if (rand() % 2 == 0) {
+    put_submit(number, (uint8_t)(rand() % 3));
+    return;
+  }
+  uint8_t kind = kinds[(size_t)rand() % sizeof kinds];
+  peri__packet packet = {.kind = kind,
+                         .slot = number,
+                         .length = kind == PERI__PACKET_INTERRUPT
+                                       ? sizeof values[0]
+                                   : kind == PERI__PACKET_REST ? sizeof values
+                                                               : 0};
+  if (rand() % 1000 == 0)
+    packet.length = (uint64_t)(rand() % (int)sizeof values);
+  put(&packet, sizeof packet);
+  put(values, packet.length);
+}
+
 static void put_bytes(void)
 {
   for (int i = 0; i < 1000; i++) {
@@ -122,6 +170,16 @@ int main(int argc, char **argv)
     put_hello(true);
     for (int i = 0; i < 100; i++)
       put_packet();
+  } else if (strcmp(mode, "chunks") == 0) {
+    put_hello(true);
+    put_code(0);
+    put_submit(1, UINT8_MAX);
+  } else if (strcmp(mode, "jobs") == 0) {
+    put_hello(true);
+    put_code(0);
+    for (int i = 0; i < 300; i++)
+      put_about_jobs();
+    return 0;
   } else if (strcmp(mode, "wait") != 0) {
     put_bytes();
   }
