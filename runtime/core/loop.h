@@ -139,6 +139,9 @@ int peri__fill_standard(void);
  * libuv error; the other one raises. */
 int peri__loop_kernel(lua_State *L, peri_loop *loop);
 uv_loop_t *peri__loop_uv(lua_State *L, peri_loop *loop);
+/* Whether the error is a lack of memory, or of descriptors, of which garbage may
+ * have some. */
+bool peri__is_lack(int code);
 /* Closes what the loop has of the kernel, if it has any. */
 void peri__kernel_free(peri_runtime *rt, peri_loop *loop);
 /* Runs. */
