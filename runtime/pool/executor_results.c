@@ -47,8 +47,9 @@ static void specialise(lua_State *L, peri_runtime *rt, const char *name)
 void peri__executor_push_broken(lua_State *L, peri_runtime *rt,
                                 peri__pool *pool)
 {
+  const char *why = atomic_load(&pool->broken);
   peri__push_error(L, rt, PERI_ERR_RUNTIME, "the pool is broken%s",
-                   atomic_load(&pool->broken));
+                   why != NULL ? why : ""); /* of a job's own pool: not known */
   specialise(L, rt, pool->ops->broken_class);
 }
 

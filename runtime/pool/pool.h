@@ -75,6 +75,11 @@ typedef struct peri__job {
   char room[PERI__JOB_ROOM];
 } peri__job;
 
+static inline peri__job *peri__node_job(peri_node *node)
+{
+  return (peri__job *)((char *)node - offsetof(peri__job, node));
+}
+
 void peri__job_init(peri__job *job, peri__home *home);
 void peri__job_fini(peri__job *job);
 

@@ -97,11 +97,6 @@ struct process_pool {
   peri_io_node deliver;
 };
 
-static inline peri__job *node_job(peri_node *node)
-{
-  return (peri__job *)((char *)node - offsetof(peri__job, node));
-}
-
 static inline void push_front(peri_list *list, peri__job *job)
 {
   job->node.link.next = list->next;

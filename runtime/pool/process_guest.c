@@ -33,11 +33,6 @@ static peri__guest *guest_of(peri__pool *head)
   return (peri__guest *)head;
 }
 
-static peri__job *node_job(peri_node *node)
-{
-  return (peri__job *)((char *)node - offsetof(peri__job, node));
-}
-
 static uint32_t number_of(const peri__job *job)
 {
   return (uint32_t)(uintptr_t)job->carrier;
@@ -93,8 +88,9 @@ static peri__job *first_queued(peri__guest *this)
 {
   peri_list *link = this->jobs.next;
   for (; link != &this->jobs; link = link->next)
-    if (atomic_load(&node_job((peri_node *)link)->state) == PERI__JOB_QUEUED)
-      return node_job((peri_node *)link);
+    if (atomic_load(&peri__node_job((peri_node *)link)->state) ==
+        PERI__JOB_QUEUED)
+      return peri__node_job((peri_node *)link);
   return NULL;
 }
 
@@ -138,8 +134,8 @@ static peri__job *find(peri__guest *this, uint32_t number)
 {
   peri_list *link = this->jobs.next;
   for (; link != &this->jobs; link = link->next)
-    if (number_of(node_job((peri_node *)link)) == number)
-      return node_job((peri_node *)link);
+    if (number_of(peri__node_job((peri_node *)link)) == number)
+      return peri__node_job((peri_node *)link);
   return NULL;
 }
 

@@ -227,7 +227,7 @@ void peri__process_pool_hand_out(process_pool *pool)
 {
   process *p;
   while (!peri__list_empty(&pool->queue) && (p = choose(pool)) != NULL)
-    give(p, node_job(peri__list_shift(&pool->queue)));
+    give(p, peri__node_job(peri__list_shift(&pool->queue)));
 }
 
 bool peri__process_pool_grow(process_pool *pool)
@@ -292,7 +292,7 @@ static void fail_queue(process_pool *pool, peri__outcome outcome,
                        const char *text)
 {
   while (!peri__list_empty(&pool->queue)) {
-    peri__job *job = node_job(peri__list_shift(&pool->queue));
+    peri__job *job = peri__node_job(peri__list_shift(&pool->queue));
     end_job(job, outcome, text != NULL ? strdup(text) : NULL);
   }
 }
@@ -560,7 +560,7 @@ static void withdraw_all(peri__pool *head, peri_list *jobs)
     take_last(pool->processes[i], UINT32_MAX, &all);
   peri__list_splice(&all, &pool->queue);
   while (!peri__list_empty(&all)) {
-    peri__job *job = node_job(peri__list_shift(&all));
+    peri__job *job = peri__node_job(peri__list_shift(&all));
     if (job->relayed)
       end_job(job, PERI__JOB_CANCELLED, NULL);
     else

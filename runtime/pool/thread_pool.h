@@ -71,11 +71,6 @@ struct peri__thread_pool {
   bool closed;
 };
 
-static inline peri__job *peri__node_job(peri_node *node)
-{
-  return (peri__job *)((char *)node - offsetof(peri__job, node));
-}
-
 /* -- thread_pool.c ----------------------------------------------------------- */
 
 /* With the mutex: what was submitted stands in the queue. */
