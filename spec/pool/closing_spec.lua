@@ -7,18 +7,7 @@ local raises, trace = support.raises, support.trace
 
 local kinds = { threads = "ThreadPoolExecutor", processes = "ProcessPoolExecutor" }
 
-local function gate()
-  local path = support.directory() .. "/gate"
-  assert(os.execute(("mkfifo '%s'"):format(path)))
-  local file
-  finally(function() if file then file:close() end end)
-  return path, function() file = file or io.open(path, "r+") end
-end
-
-local function gated(path, ...)
-  io.open(path, "r"):close()
-  return ...
-end
+local gate, gated = support.gate, support.gated()
 
 for kind, name in pairs(kinds) do
   local make = futures[name]

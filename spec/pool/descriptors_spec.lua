@@ -79,3 +79,35 @@ describe("a loop that could not be opened", function()
     ]])
   end)
 end)
+
+describe("a process pool without descriptors", function()
+  it("fails what it cannot do, and goes on", function()
+    local file = support.file [[
+      local peri = require "perilune"
+      local futures = require "perilune.futures"
+      local text, failed = ("x"):rep(1 << 18), 0
+      local function double(s) return s .. s end
+      for left = 0, 20 do
+        local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+        local files, file = {}, io.open "/dev/null"
+        while file do
+          files[#files + 1], file = file, io.open "/dev/null"
+        end
+        for _ = 1, left do table.remove(files):close() end
+        local ok, err = pcall(function() return executor:submit(double, text):await() end)
+        for _, other in ipairs(files) do other:close() end
+        if ok then
+          assert(err == text .. text)
+        else
+          failed = failed + 1
+          assert(tostring(err):find "too many open files", err)
+        end
+        assert(executor:submit(double, text):await() == text .. text)
+      end
+      print(failed > 0 and failed < 21)
+    ]]
+    local out, err, code = support.shell(("ulimit -n 64; exec timeout 60 %s %s"):format(
+      support.quote(support.program), file))
+    assert.same({ "true\n", "", 0 }, { out, err, code })
+  end)
+end)

@@ -17,19 +17,7 @@ local function ten_times(x)
   return own:submit(function(n) return n * 10 end, x):result()
 end
 
--- A gate at which jobs stand until the returned function is called.
-local function gate()
-  local path = support.directory() .. "/gate"
-  assert(os.execute(("mkfifo '%s'"):format(path)))
-  local file
-  finally(function() if file then file:close() end end)
-  return path, function() file = io.open(path, "r+") end
-end
-
-local function gated(path, ...)
-  io.open(path, "r"):close()
-  return ...
-end
+local gate, gated = support.gate, support.gated()
 
 -- Adds a line to a file.
 local function tell(path, text)

@@ -5,20 +5,7 @@ local peri = require "perilune"
 local support = require "support"
 local raises = support.raises
 
--- A gate at which jobs stand until the returned function is called, as in the
--- specs of thread pools.
-local function gate()
-  local path = support.directory() .. "/gate"
-  assert(os.execute(("mkfifo '%s'"):format(path)))
-  local file
-  finally(function() if file then file:close() end end)
-  return path, function() file = io.open(path, "r+") end
-end
-
-local function gated(path, ...)
-  io.open(path, "r"):close()
-  return ...
-end
+local gate, gated = support.gate, support.gated()
 
 local function pid()
   local file <close> = io.open "/proc/self/stat"
@@ -649,38 +636,6 @@ describe("a worker process that dies", function()
     local script = debug.getinfo(1, "S").source:match "^@(.*)spec/pool/" .. "scripts/fault_pools.lua"
     local out, err, status = support.run_program { script, "5000", "7" }
     assert.same({ "", 0 }, { err, status }, out)
-  end)
-end)
-
-describe("a process pool without descriptors", function()
-  it("fails what it cannot do, and goes on", function()
-    local file = support.file [[
-      local peri = require "perilune"
-      local futures = require "perilune.futures"
-      local text, failed = ("x"):rep(1 << 18), 0
-      local function double(s) return s .. s end
-      for left = 0, 20 do
-        local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
-        local files, file = {}, io.open "/dev/null"
-        while file do
-          files[#files + 1], file = file, io.open "/dev/null"
-        end
-        for _ = 1, left do table.remove(files):close() end
-        local ok, err = pcall(function() return executor:submit(double, text):await() end)
-        for _, other in ipairs(files) do other:close() end
-        if ok then
-          assert(err == text .. text)
-        else
-          failed = failed + 1
-          assert(tostring(err):find "too many open files", err)
-        end
-        assert(executor:submit(double, text):await() == text .. text)
-      end
-      print(failed > 0 and failed < 21)
-    ]]
-    local out, err, code = support.shell(("ulimit -n 64; exec timeout 60 %s %s"):format(
-      support.quote(support.program), file))
-    assert.same({ "true\n", "", 0 }, { out, err, code })
   end)
 end)
 

@@ -3,21 +3,7 @@ local peri = require "perilune"
 local support = require "support"
 local raises, trace = support.raises, support.trace
 
--- A gate at which jobs stand until the returned function is called: opening a
--- FIFO for reading waits for a writer, and blocks no more than its own thread.
--- Opened for both, it lets everybody through; it stays open for the test.
-local function gate()
-  local path = support.directory() .. "/gate"
-  assert(os.execute(("mkfifo '%s'"):format(path)))
-  local file
-  finally(function() if file then file:close() end end)
-  return path, function() file = io.open(path, "r+") end
-end
-
-local function gated(path, ...)
-  io.open(path, "r"):close()
-  return ...
-end
+local gate, gated = support.gate, support.gated()
 
 local function thread_name()
   local file <close> = io.open "/proc/thread-self/comm"

@@ -69,6 +69,7 @@ local function run_body(core, block, element, loop, fail)
       block.reject("pending", element)
       status:update(core.safe("finally", finally, element))
     end
+    require "support".close_gates()
     local pending = pending_tasks(loop, known)
     if pending and status:success() then fail(status, pending) end
   end

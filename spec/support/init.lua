@@ -102,7 +102,7 @@ end
 
 -- Files and pipes ---------------------------------------------------------
 
-local leftovers = {}
+local leftovers, gates = {}, {}
 
 local function temporary()
   local path = os.tmpname()
@@ -125,6 +125,38 @@ function support.directory()
   os.remove(path)
   assert(lfs.mkdir(path))
   return path
+end
+
+---Makes a gate at which jobs stand until the returned function is called: its path,
+---and that function. Opening a FIFO for reading waits for a writer, and blocks no
+---more than its own thread. Opened for both, it lets everybody through; it stays
+---open for the test.
+function support.gate()
+  local path = support.directory() .. "/gate"
+  assert(os.execute(("mkfifo '%s'"):format(path)))
+  local open
+  return path, function()
+    if open then return end
+    open = assert(io.open(path, "r+"))
+    gates[#gates + 1] = open
+  end
+end
+
+---Closes the gates that a test has opened: before its descriptors are counted.
+function support.close_gates()
+  for i = #gates, 1, -1 do
+    gates[i]:close()
+    gates[i] = nil
+  end
+end
+
+---Makes the job that stands at the gate with the path, and returns the arguments
+---behind that. It is sent as code: workers have no specs.
+function support.gated()
+  return function(path, ...)
+    io.open(path, "r"):close()
+    return ...
+  end
 end
 
 ---A signal to a shell that is given by making a file: a path where none is yet,
