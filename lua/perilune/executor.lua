@@ -330,11 +330,10 @@ local thread_pool_options <const> = {
 ---`top -H`. `initializer` is called with the list `initargs` in each worker
 ---before its first job; if it fails, the pool is broken; the time that it takes
 ---is not limited. With `max_queued`, `submit` waits while so many jobs are queued
----that nobody has begun. For `spin`
----seconds (default 0) workers without a job, and the loop while it waits for one,
----look for news before they sleep: that costs a processor and saves the time to
----be woken. Without it a worker does so, and lets others run, for up to 0.2 ms
----while its jobs come one soon after the other.
+---that nobody has begun. For `spin` seconds (default 0) workers without a job, and
+---the loop while it waits for one, look for news before they sleep: that costs a
+---processor and saves the time to be woken. Without it a worker does so, and lets
+---others run, for up to 0.2 ms while its jobs come one soon after the other.
 ---
 ---`<close>` shuts it down and waits.
 ---

@@ -42,8 +42,8 @@ futures.ALL_COMPLETED = require "perilune.pool_future".ALL_COMPLETED
 ---In a process they go by way of the owner, while it runs a loop or waits for the
 ---pool. A job is cancelled at once if the worker has not heard that it has begun;
 ---should it have, it is done and its result dropped; with `cancel { running = true }`
----it is interrupted. Loops that are sent with a job
----to another worker cannot be called there, in threads neither.
+---it is interrupted. Loops that are sent with a job to another worker cannot be
+---called there, in threads neither.
 ---
 ---Raises RuntimeError outside of jobs.
 ---
