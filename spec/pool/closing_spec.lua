@@ -121,13 +121,12 @@ for kind, name in pairs(kinds) do
       local stays = peri.ref(function(err) ended:set_result(peri.iscancel(err)) end)
       local cancelled = executor:submit(function(loop, token)
         local peri = require "perilune" -- luacheck: ignore
-        local began = loop:run_coroutine_threadsafe(function() end)
         local endless = loop:run_coroutine_threadsafe(function(tell)
           local ok, err = pcall(require "perilune".sleep, 1e9)
           tell(not ok and err)
           error(err, 0)
         end, token)
-        began:await()
+        loop:run_coroutine_threadsafe(function() end):await() -- begins after it
         endless:cancel()
         return endless:cancelled(), (pcall(peri.await, endless))
       end, peri.get_running_loop(), stays)
