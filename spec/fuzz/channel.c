@@ -151,7 +151,7 @@ static int take_jobs(void)
   peri__home_take(&home, &done);
   atomic_store(&home.posted, true);
   for (; !peri__list_empty(&done); n++)
-    peri__job_fini(node_job(peri__list_shift(&done)));
+    peri__job_fini(peri__node_job(peri__list_shift(&done)));
   return n;
 }
 
@@ -184,7 +184,7 @@ static void run(const uint8_t *data, size_t size, int flags)
   peri__list_init(&waiting);
   pool->head.ops->withdraw_all(&pool->head, &waiting);
   for (; !peri__list_empty(&waiting); left++)
-    peri__job_fini(node_job(peri__list_shift(&waiting)));
+    peri__job_fini(peri__node_job(peri__list_shift(&waiting)));
   if (pool->count != 0 || take_jobs() + left != count)
     fail("a job was lost, or ended twice");
   peri__home_drop_notes(&home);
