@@ -214,14 +214,22 @@ void peri__channel_set_patience(peri__channel *channel, int seconds)
 
 /* -- Writing ---------------------------------------------------------------------- */
 
-static size_t room_of(const peri__channel *channel)
+static size_t room_behind(peri__channel *channel, uint32_t head)
 {
-  uint32_t head =
-      atomic_load_explicit(&channel->out->head, memory_order_relaxed);
-  uint32_t tail =
-      atomic_load_explicit(&channel->out->tail, memory_order_acquire);
-  uint32_t used = head - tail;
+  uint32_t used = head - channel->tail;
   return used > PERI__RING_SIZE ? 0 : PERI__RING_SIZE - used;
+}
+
+/* At least `wanted` if there is as much: only then the reader's end is looked at,
+ * which costs a trip between processors. */
+static size_t room_of(peri__channel *channel, uint32_t head, size_t wanted)
+{
+  size_t room = room_behind(channel, head);
+  if (room >= wanted)
+    return room;
+  channel->tail =
+      atomic_load_explicit(&channel->out->tail, memory_order_acquire);
+  return room_behind(channel, head);
 }
 
 /* Copies what there is room for. */
@@ -229,7 +237,7 @@ static size_t copy_in(peri__channel *channel, const struct iovec *parts, int n)
 {
   uint32_t head =
       atomic_load_explicit(&channel->out->head, memory_order_relaxed);
-  size_t room = room_of(channel), taken = 0;
+  size_t room = room_of(channel, head, PERI__RING_SIZE), taken = 0;
   for (int i = 0; i < n && taken < room; i++) {
     const char *data = parts[i].iov_base;
     size_t left = room - taken;
@@ -274,20 +282,35 @@ ssize_t peri__channel_write(peri__channel *channel, const struct iovec *parts,
   return (ssize_t)taken;
 }
 
-bool peri__channel_put(peri__channel *channel, const char *data, size_t size)
+char *peri__channel_room(peri__channel *channel, size_t size)
 {
   if (channel->page == NULL)
-    return false;
+    return NULL;
   uint32_t head =
       atomic_load_explicit(&channel->out->head, memory_order_relaxed);
   size_t at = head % PERI__RING_SIZE;
-  if (size > room_of(channel) || size > PERI__RING_SIZE - at)
-    return false;
-  memcpy(channel->out_bytes + at, data, size);
+  if (size > room_of(channel, head, size) || size > PERI__RING_SIZE - at)
+    return NULL;
+  return channel->out_bytes + at;
+}
+
+void peri__channel_put(peri__channel *channel, size_t size)
+{
+  uint32_t head =
+      atomic_load_explicit(&channel->out->head, memory_order_relaxed);
   atomic_store_explicit(&channel->out->head, head + (uint32_t)size,
                         memory_order_release);
+  channel->unsure = true;
+  if (atomic_load_explicit(&channel->out->reader_sleeps, memory_order_relaxed))
+    peri__channel_ensure(channel);
+}
+
+void peri__channel_ensure(peri__channel *channel)
+{
+  if (!channel->unsure)
+    return;
+  channel->unsure = false;
   wake_if(channel, &channel->out->reader_sleeps);
-  return true;
 }
 
 bool peri__channel_want_room(peri__channel *channel)
@@ -296,7 +319,9 @@ bool peri__channel_want_room(peri__channel *channel)
     return false;
   atomic_store(&channel->out->writer_waits, 1);
   atomic_thread_fence(memory_order_seq_cst);
-  if (room_of(channel) == 0)
+  if (room_of(channel,
+              atomic_load_explicit(&channel->out->head, memory_order_relaxed),
+              1) == 0)
     return false;
   atomic_store(&channel->out->writer_waits, 0);
   return true;
@@ -313,7 +338,8 @@ static uint32_t bytes_in(const peri__channel *channel)
 
 bool peri__channel_has_bytes(const peri__channel *channel)
 {
-  return channel->page != NULL && bytes_in(channel) > 0;
+  struct pollfd look = {.fd = channel->fd, .events = POLLIN};
+  return channel->page != NULL ? bytes_in(channel) > 0 : poll(&look, 1, 0) > 0;
 }
 
 static ssize_t read_socket(peri__channel *channel, char *data, size_t size)
@@ -358,19 +384,14 @@ bool peri__channel_sleep(peri__channel *channel)
 {
   if (channel->page == NULL)
     return true;
+  if (atomic_load_explicit(&channel->in->reader_sleeps, memory_order_relaxed))
+    return true; /* it was said before, and nobody has come since */
   atomic_store(&channel->in->reader_sleeps, 1);
   atomic_thread_fence(memory_order_seq_cst);
   if (bytes_in(channel) == 0)
     return true;
   atomic_store(&channel->in->reader_sleeps, 0);
   return false;
-}
-
-void peri__channel_rouse(peri__channel *channel)
-{
-  if (channel->page != NULL &&
-      atomic_load_explicit(&channel->in->reader_sleeps, memory_order_relaxed))
-    atomic_store(&channel->in->reader_sleeps, 0);
 }
 
 /* -- Packets ----------------------------------------------------------------------- */

@@ -51,6 +51,8 @@ typedef struct peri__channel {
   peri__page *page; /* or NULL */
   peri__ring *in, *out;
   char *in_bytes, *out_bytes;
+  uint32_t tail; /* of out, as it was last seen */
+  bool unsure;   /* something was put, and the reader may sleep all the same */
   /* Descriptors that came along, oldest first. */
   int fds[PERI__CHANNEL_FDS];
   int fd_count;
@@ -65,9 +67,12 @@ void peri__channel_fini(peri__channel *channel);
  * bytes that were taken; a negative libuv error: the other end is gone. */
 ssize_t peri__channel_write(peri__channel *channel, const struct iovec *parts,
                             int n);
-/* The same of a few bytes that are to go as a whole, through the page. False:
- * nothing was taken, though there may be room for some. */
-bool peri__channel_put(peri__channel *channel, const char *data, size_t size);
+/* For a few bytes that go as a whole: where in the page they are to be written,
+ * after which `put` sends them. NULL: there is no room in one piece. */
+char *peri__channel_room(peri__channel *channel, size_t size);
+/* A reader that falls asleep at this moment may not notice, until `ensure`. */
+void peri__channel_put(peri__channel *channel, size_t size);
+void peri__channel_ensure(peri__channel *channel);
 /* After a write that took nothing: true if there is room now; otherwise, with a
  * page, the other end wakes us once there is. */
 bool peri__channel_want_room(peri__channel *channel);
@@ -75,13 +80,11 @@ bool peri__channel_want_room(peri__channel *channel);
 /* Takes bytes that have come, at most size. 0: there are none; UV_EOF: there
  * will be none; UV_EPROTO: the other end has damaged the page. */
 ssize_t peri__channel_read(peri__channel *channel, char *data, size_t size);
-/* Whether a read would give something (with a page only). */
+/* Whether a read would give something. */
 bool peri__channel_has_bytes(const peri__channel *channel);
 /* After a read that gave nothing: true if we are woken by the next byte, false
  * if there are bytes already. */
 bool peri__channel_sleep(peri__channel *channel);
-/* After a sleep that is over: the next byte need not wake us. */
-void peri__channel_rouse(peri__channel *channel);
 /* Takes the wake-ups there are, and notes the end. Nothing to do without a page.
  */
 void peri__channel_attend(peri__channel *channel);

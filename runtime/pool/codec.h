@@ -37,6 +37,7 @@ static inline void peri__buffer_swap(peri__buffer *one, peri__buffer *other)
 typedef struct peri__chunk {
   atomic_uint references;
   uint32_t length;
+  size_t lent; /* its maker's, see peri__chunk_lend */
   char code[];
 } peri__chunk;
 
@@ -44,6 +45,18 @@ typedef struct peri__chunk {
 peri__chunk *peri__chunk_new(const char *code, size_t length);
 void peri__chunk_ref(peri__chunk *chunk);
 void peri__chunk_unref(peri__chunk *chunk); /* NULL is allowed */
+/* A reference, on the thread of the state that has made it, without atomics: all
+ * that are lent have one together. */
+static inline void peri__chunk_lend(peri__chunk *chunk)
+{
+  if (chunk->lent++ == 0)
+    peri__chunk_ref(chunk);
+}
+static inline void peri__chunk_give_back(peri__chunk *chunk)
+{
+  if (--chunk->lent == 0)
+    peri__chunk_unref(chunk);
+}
 
 enum { PERI__MESSAGE_CHUNKS = 32 /* in one message, at most */ };
 
@@ -75,6 +88,9 @@ typedef struct peri__chunk_places {
   uint32_t message, hand, last;
 } peri__chunk_places;
 
+/* Sender: whether it is the one that had its place last, and is there still. */
+bool peri__chunk_known(const peri__chunk_places *places,
+                       const peri__chunk *chunk, unsigned *place);
 /* Sender: the message's chunks are placed next; then, for each of them in turn,
  * its place. *fresh: its code is to be sent, ahead of the message. Places of
  * this message are not used again before the next begins. */

@@ -722,7 +722,7 @@ size_t peri__encode_small_call(lua_State *L, peri_runtime *rt, int first, int n,
   char *end = put_all_small(L, first + 1, n - 1, out + 4, out + size);
   if (end == NULL)
     return 0;
-  peri__chunk_ref(*chunk);
+  peri__chunk_lend(*chunk);
   return (size_t)(end - out);
 }
 

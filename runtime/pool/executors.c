@@ -130,13 +130,6 @@ static void poll_one(lua_State *L, peri__executor *executor)
     executor->pool->ops->poll(executor->pool);
 }
 
-static void doze_one(lua_State *L, peri__executor *executor)
-{
-  (void)L;
-  if (executor->pool != NULL && executor->pool->ops->doze != NULL)
-    executor->pool->ops->doze(executor->pool);
-}
-
 static uint64_t longest_spin(lua_State *L, int table)
 {
   uint64_t longest = 0;
@@ -174,7 +167,6 @@ static bool spin(lua_State *L, peri_runtime *rt, int64_t delay)
     for (int i = 0; i < LOOKS && !has_news(rt); i++)
       peri__relax(looks++);
   } while (!has_news(rt) && uv_hrtime() - begin < longest);
-  each_executor(L, top + 1, doze_one);
   atomic_store(&rt->spins, false);
   lua_settop(L, top);
   return has_news(rt);

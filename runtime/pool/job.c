@@ -17,9 +17,19 @@ void peri__job_init(peri__job *job, peri__home *home)
   job->home = home;
 }
 
+static void give_back(peri__job *job)
+{
+  peri__chunk_give_back(job->chunk_room);
+  job->lent = false;
+}
+
 /* What does not stand in the job itself is freed. */
 static void drop(peri__job *job, peri__message *message)
 {
+  if (message == &job->in && job->lent) {
+    give_back(job);
+    message->chunk_count = 0;
+  }
   for (uint32_t i = 0; i < message->chunk_count; i++)
     peri__chunk_unref(message->chunks[i]);
   if (message->chunks != &job->chunk_room)
@@ -33,15 +43,14 @@ static void drop(peri__job *job, peri__message *message)
 static inline bool is_plain(const peri__job *job)
 {
   const char *in = job->in.bytes.data, *out = job->out.bytes.data;
-  return job->in.chunks == &job->chunk_room && job->in.chunk_count == 1 &&
-         job->out.chunks == NULL && (in == job->room || in == NULL) &&
-         (out == job->room || out == NULL);
+  return job->lent && job->out.chunks == NULL &&
+         (in == job->room || in == NULL) && (out == job->room || out == NULL);
 }
 
 void peri__job_fini(peri__job *job)
 {
   if (peri_likely(is_plain(job))) {
-    peri__chunk_unref(job->chunk_room);
+    give_back(job);
     job->in = job->out = (peri__message){0};
   } else {
     drop(job, &job->in);
@@ -103,6 +112,7 @@ void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
   home->argument = argument;
   home->guest = NULL;
   atomic_init(&home->done, NULL);
+  peri__list_init(&home->ended);
   atomic_init(&home->notes, NULL);
   atomic_init(&home->posted, false);
 }
@@ -201,8 +211,16 @@ void peri__job_done(peri__job *job)
   peri__home_notify(home);
 }
 
+void peri__job_ended(peri__job *job)
+{
+  atomic_store_explicit(&job->state, PERI__JOB_DONE, memory_order_relaxed);
+  peri__list_push(&job->home->ended, &job->node);
+  peri__home_notify(job->home);
+}
+
 void peri__home_take(peri__home *home, peri_list *done)
 {
   atomic_store(&home->posted, false);
+  peri__list_splice(done, &home->ended);
   peri__list_take_stack(done, atomic_exchange(&home->done, NULL));
 }

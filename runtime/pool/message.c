@@ -83,6 +83,7 @@ peri__chunk *peri__chunk_new(const char *code, size_t length)
     return NULL;
   atomic_init(&chunk->references, 1);
   chunk->length = (uint32_t)length;
+  chunk->lent = 0;
   memcpy(chunk->code, code, length);
   return chunk;
 }
@@ -142,6 +143,13 @@ _Static_assert((int)PERI__MESSAGE_CHUNKS < (int)PERI__CHUNK_PLACES,
 void peri__chunk_places_begin(peri__chunk_places *places)
 {
   places->message++;
+}
+
+bool peri__chunk_known(const peri__chunk_places *places,
+                       const peri__chunk *chunk, unsigned *place)
+{
+  *place = places->last;
+  return places->chunks[places->last] == chunk;
 }
 
 unsigned peri__chunk_place(peri__chunk_places *places, peri__chunk *chunk,

@@ -64,6 +64,7 @@ typedef struct peri__job {
   atomic_uchar state; /* peri__job_state */
   uint8_t outcome;    /* peri__outcome */
   uint16_t retries;   /* may be tried so often again if its worker dies */
+  bool lent;          /* chunk_room is, see peri__chunk_lend */
   bool relayed; /* a job in another process has submitted it: what it comes to
                    goes there by way of the owner, who does not read it */
   peri__message in, out;       /* for reading; see peri__job_put */
@@ -89,17 +90,28 @@ void peri__job_fini(peri__job *job);
 void peri__job_put(peri__job *job, peri__message *where,
                    peri__message *message);
 
-/* The same with n values, from index first on, into job->out, if they are few and
- * without parts. False, and nothing is there: use encode. */
-static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
-                                        int n)
+/* Room for a small message without chunks in job->out, where none is yet, and which
+ * may cost it the bytes of job->in. */
+static inline char *peri__job_out(peri__job *job, size_t length)
 {
   if (job->in.bytes.data == job->room)
     job->in.bytes = (peri__buffer){0};
-  size_t length = peri__encode_small(L, first, n, job->room, PERI__JOB_ROOM);
-  if (length > 0)
-    job->out.bytes = (peri__buffer){
-        .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
+  job->out.bytes = (peri__buffer){
+      .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
+  return job->room;
+}
+
+/* The same with n values, from index first on, if they are few and without parts.
+ * False, and nothing is there: use encode. */
+static inline bool peri__job_put_values(lua_State *L, peri__job *job, int first,
+                                        int n)
+{
+  char *room = peri__job_out(job, 0);
+  size_t length = peri__encode_small(L, first, n, room, PERI__JOB_ROOM);
+  if (peri_likely(length > 0))
+    job->out.bytes.length = length;
+  else
+    job->out.bytes = (peri__buffer){0};
   return length > 0;
 }
 
@@ -115,6 +127,7 @@ static inline bool peri__job_put_call(lua_State *L, peri_runtime *rt,
       .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
   job->in.chunks = &job->chunk_room;
   job->in.chunk_count = job->in.chunk_capacity = 1;
+  job->lent = true;
   return true;
 }
 
@@ -133,6 +146,7 @@ struct peri__home {
   peri_post_cb deliver; /* is posted to rt when there is something for it */
   void *argument;
   _Atomic(peri_node *) done; /* jobs, the last one first, linked by link.next */
+  peri_list ended; /* those that have ended on the home's thread, in order */
   _Atomic(peri__note *) notes; /* the last one first */
   atomic_bool posted;
   struct peri__pool *guest; /* whose jobs come here, if it is one of a job */
@@ -143,6 +157,8 @@ void peri__home_init(peri__home *home, peri_runtime *rt, peri_post_cb deliver,
 /* Leaves a job that has ended; however many come, they cost one post until the
  * owner looks. Any thread. */
 void peri__job_done(peri__job *job);
+/* The same on the home's thread, for pools all of whose jobs end there. */
+void peri__job_ended(peri__job *job);
 /* Leaves a note for a peer of the home's state; takes the message. 0 or
  * PERI_ENOMEM. Any thread. */
 int peri__home_leave_note(peri__home *home, peri__peer *peer,
@@ -150,10 +166,11 @@ int peri__home_leave_note(peri__home *home, peri__peer *peer,
 /* Gives all notes to their peers. The home's thread. */
 void peri__home_read_notes(peri__home *home, lua_State *L);
 void peri__home_drop_notes(peri__home *home);
-/* Whether there is nothing. */
+/* Whether there is nothing. The home's thread. */
 static inline bool peri__home_empty(peri__home *home)
 {
-  return atomic_load(&home->done) == NULL && atomic_load(&home->notes) == NULL;
+  return peri__list_empty(&home->ended) && atomic_load(&home->done) == NULL &&
+         atomic_load(&home->notes) == NULL;
 }
 /* Has deliver called once more. Any thread. */
 void peri__home_notify(peri__home *home);
@@ -190,8 +207,6 @@ typedef struct peri__pool_ops {
   /* Of a pool that spins; NULL: not needed. Looks whether something has come for
    * the home, without blocking. */
   void (*poll)(peri__pool *pool);
-  /* The same after polls: nobody polls any more. */
-  void (*doze)(peri__pool *pool);
   /* No more jobs will come: workers end when there are none left. When the last
    * has, `ended` is set and the home notified; at once if there never was one,
    * and then nobody is notified. */

@@ -26,12 +26,21 @@ typedef struct watch {
   union {
     uv_handle_t handle;
     uv_poll_t poll;
-    uv_timer_t timer;
   } uv;
   peri_kernel *kernel;
-  process *process;   /* NULL: it is closing, or the pool's timer */
-  process_pool *pool; /* of a timer */
+  process *process; /* NULL: it is closing */
 } watch;
+
+/* Of a pool and the loop that watches it. The same. */
+typedef struct pool_watch {
+  uv_timer_t timer; /* until a worker that starts is late */
+  uv_prepare_t
+      prepare;    /* looks for news before the loop waits for the kernel */
+  uv_idle_t idle; /* runs: there was some, and the loop is not to wait */
+  peri_kernel *kernel;
+  process_pool *pool;
+  int open; /* handles */
+} pool_watch;
 
 /* A worker's state; outlives that until nothing of it is at home. */
 typedef struct far_end {
@@ -83,16 +92,16 @@ struct process_pool {
   unsigned count, room;
   unsigned failures; /* workers that have died before they did anything, since
                         one did */
-  bool used;         /* a job was submitted: the owner waits for the end */
+  unsigned unseen; /* jobs that were submitted since answers were looked for */
+  bool used;       /* a job was submitted: the owner waits for the end */
   bool has_initializer;
-  bool spins; /* the channels are looked at all the time: no need to wake us */
   char *broken;
   far_end *gone; /* those whose peers are to be closed */
   relay *relays; /* jobs that workers have submitted, the last one first */
   relay **relay_table;
   uint32_t relay_count, relay_room;
-  uint64_t rests; /* of its workers */
-  watch *timer;   /* of workers that start; or NULL */
+  uint64_t rests;    /* of its workers */
+  pool_watch *watch; /* while a loop watches; or NULL */
   peri_io io; /* listed with the loop that watches; its loop NULL: none does */
   peri_io_node deliver;
 };
@@ -116,7 +125,7 @@ static inline void end_job(peri__job *job, peri__outcome outcome, char *text)
   if (peri_unlikely(job->relayed))
     peri__relay_end(job);
   else
-    peri__job_done(job);
+    peri__job_ended(job);
 }
 
 static inline atomic_uchar *ahead_of(process *p, uint32_t serial)
@@ -131,6 +140,8 @@ static inline uint32_t window_of(const process *p)
 
 /* -- process_pool.c -------------------------------------------------------------- */
 
+/* Takes the job: 0, or a libuv error and it has not. */
+int peri__process_pool_take(process_pool *pool, peri__job *job);
 /* The jobs that wait go to workers that take them. */
 void peri__process_pool_hand_out(process_pool *pool);
 /* The worker may be idle: finds it jobs, or an end. */
@@ -211,8 +222,11 @@ void peri__process_rewatch(process *p);
 void peri__process_watch_control(process *p);
 /* The loop is kept from being idle while something will come. */
 void peri__process_hold(process *p);
+/* Looks for what has come. */
 void peri__process_pool_poll(peri__pool *head);
-void peri__process_pool_doze(peri__pool *head);
+/* The same; when nothing has, the workers wake who waits at their sockets. Gives
+ * how many had sent something. */
+unsigned peri__process_pool_doze(process_pool *pool);
 int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop);
 void peri__process_pool_detach(process_pool *pool);
 void peri__process_pool_on_loop_close(peri_io *io);

@@ -41,7 +41,8 @@ enum {
   START_ATTEMPTS = 5,      /* workers that die in a row and do nothing before */
   REAP_ATTEMPTS = 1000,    /* some 100 ms until a process is killed whose */
   REAP_PAUSE = 100 * 1000, /* channel has ended; nanoseconds */
-  LOOKS = 3 /* at a process: its channel, its end, its control socket */
+  MOST_UNSEEN = 64, /* submits until answers are looked for without a page */
+  LOOKS = 3         /* at a process: its channel, its end, its control socket */
 };
 
 /* -- Jobs ahead ------------------------------------------------------------------ */
@@ -52,7 +53,7 @@ static void give(process *p, peri__job *job)
   slot *at = &p->slots[serial % PERI__WINDOW];
   *at = (slot){.process = p, .job = job};
   job->carrier = at;
-  p->live++;
+  bool idle = p->live++ == 0;
   p->tasks++;
   peri__process_hold(p);
   if (p->channel.page != NULL)
@@ -63,6 +64,8 @@ static void give(process *p, peri__job *job)
                                     .outcome = job->relayed,
                                     .slot = serial},
                      &job->in);
+  if (idle)
+    peri__channel_ensure(&p->channel);
 }
 
 /* Takes back the job in the slot, if the worker has not begun it. */
@@ -199,7 +202,7 @@ static int start_processes(process_pool *pool)
 
 /* -- Handing out ------------------------------------------------------------------- */
 
-static bool takes_jobs(const process *p)
+static inline bool takes_jobs(const process *p)
 {
   uint32_t most = p->pool->options.max_tasks;
   bool begins = !p->rests && (p->ready || p->channel.page != NULL);
@@ -207,17 +210,30 @@ static bool takes_jobs(const process *p)
          p->next - p->first < window_of(p) && (most == 0 || p->tasks < most);
 }
 
-/* The one that would begin a job first. */
-static process *choose(process_pool *pool)
+/* How long it will be until it begins another job. */
+static inline uint32_t load_of(const process *p)
+{
+  return 2 * p->live + !p->ready;
+}
+
+/* The one that would begin a job first; *next: the load of the one after it, or
+ * 0: that was not looked for, since the first one is idle. */
+static process *choose(process_pool *pool, uint32_t *next)
 {
   process *best = NULL;
   uint32_t least = UINT32_MAX;
-  for (unsigned i = 0; i < pool->count && least > 0; i++) {
+  *next = UINT32_MAX;
+  for (unsigned i = 0; *next > 0 && i < pool->count; i++) {
     process *p = pool->processes[i];
-    uint32_t load = 2 * p->live + !p->ready;
-    if (load < least && takes_jobs(p)) {
+    uint32_t load = load_of(p);
+    if (load >= *next || !takes_jobs(p))
+      continue;
+    if (load < least) {
+      *next = load > 0 ? least : 0;
       best = p;
       least = load;
+    } else {
+      *next = load;
     }
   }
   return best;
@@ -226,8 +242,12 @@ static process *choose(process_pool *pool)
 void peri__process_pool_hand_out(process_pool *pool)
 {
   process *p;
-  while (!peri__list_empty(&pool->queue) && (p = choose(pool)) != NULL)
-    give(p, peri__node_job(peri__list_shift(&pool->queue)));
+  uint32_t next;
+  while (!peri__list_empty(&pool->queue) && (p = choose(pool, &next)) != NULL)
+    do
+      give(p, peri__node_job(peri__list_shift(&pool->queue)));
+    while (!peri__list_empty(&pool->queue) && load_of(p) < next &&
+           takes_jobs(p));
 }
 
 bool peri__process_pool_grow(process_pool *pool)
@@ -524,9 +544,8 @@ void peri__process_pool_end_late(process_pool *pool)
 
 /* -- Operations ------------------------------------------------------------------------- */
 
-static int submit(peri__pool *head, peri__job *job)
+int peri__process_pool_take(process_pool *pool, peri__job *job)
 {
-  process_pool *pool = (process_pool *)head;
   job->carrier = NULL;
   pool->used = true;
   if (pool->count < pool->options.max_workers) {
@@ -537,6 +556,26 @@ static int submit(peri__pool *head, peri__job *job)
   peri__list_push(&pool->queue, &job->node);
   peri__process_pool_hand_out(pool);
   return 0;
+}
+
+/* While a script submits and submits: the workers may have done what they had. */
+static bool may_be_done(process_pool *pool)
+{
+  if (peri__list_empty(&pool->queue) || pool->count == 0)
+    return false;
+  bool paged = pool->processes[0]->channel.page != NULL;
+  return ++pool->unseen >= (paged ? PERI__WINDOW : MOST_UNSEEN);
+}
+
+static int submit(peri__pool *head, peri__job *job)
+{
+  process_pool *pool = (process_pool *)head;
+  if (may_be_done(pool)) {
+    peri__process_pool_poll(head);
+    if (atomic_load(&head->broken) != NULL)
+      return UV_ECANCELED;
+  }
+  return peri__process_pool_take(pool, job);
 }
 
 static bool withdraw(peri__pool *head, peri__job *job)
@@ -631,6 +670,8 @@ static void join(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
   while (pool->count > 0) {
+    if (peri__process_pool_doze(pool) > 0)
+      continue;
     unsigned n = pool->count;
     for (unsigned i = 0; i < n; i++) {
       process *p = pool->processes[i];
@@ -690,7 +731,6 @@ static const peri__pool_ops ops = {
     .interrupt = interrupt,
     .attach = peri__process_pool_attach,
     .poll = peri__process_pool_poll,
-    .doze = peri__process_pool_doze,
     .close = close_pool,
     .join = join,
     .close_peers = peri__process_pool_bury,

@@ -195,8 +195,7 @@ static void refuse(process *p, uint32_t number, int code)
 void peri__relay_submit(process *p, const peri__packet *packet,
                         peri__message *message, int code)
 {
-  peri__pool *head = &p->pool->head;
-  if (atomic_load(&head->broken) != NULL)
+  if (atomic_load(&p->pool->head.broken) != NULL)
     return;
   relay *it = code == 0 ? relay_new(p, packet->slot) : NULL;
   if (it == NULL) {
@@ -205,7 +204,7 @@ void peri__relay_submit(process *p, const peri__packet *packet,
   }
   it->job.retries = packet->outcome;
   peri__job_put(&it->job, &it->job.in, message);
-  code = head->ops->submit(head, &it->job);
+  code = peri__process_pool_take(p->pool, &it->job);
   if (code == 0)
     return;
   refuse(p, packet->slot, code);

@@ -101,31 +101,36 @@ static bool send_block(process *p, int place)
   return true;
 }
 
-/* Sends a small message with one place or none, if there is room for it. */
+/* Sends a small message whose chunk, if it has one, the worker has got. False:
+ * it is not so, or there is no room for it. */
 static bool send_small(process *p, peri__packet packet,
-                       const unsigned char *places, uint32_t n,
-                       const peri__buffer *bytes)
+                       const peri__message *message)
 {
-  char small[sizeof packet + 1 + PERI__JOB_ROOM];
-  char *to = small + sizeof packet;
-  if (n > 1 || bytes->length > PERI__JOB_ROOM || p->backlog.length > 0)
+  uint32_t n = message->chunk_count;
+  size_t length = message->bytes.length;
+  unsigned place = 0;
+  if (n > 1 || length > PERI__JOB_ROOM || p->backlog.length > 0 ||
+      (n == 1 && !peri__chunk_known(&p->out, message->chunks[0], &place)))
+    return false;
+  char *to = peri__channel_room(&p->channel, sizeof packet + n + length);
+  if (to == NULL)
     return false;
   packet.chunks = (uint8_t)n;
-  packet.length = n + bytes->length;
-  memcpy(small, &packet, sizeof packet);
-  *to = (char)places[0];
-  if (bytes->length > 0)
-    memcpy(to + n, bytes->data, bytes->length);
-  return peri__channel_put(&p->channel, small,
-                           sizeof packet + (size_t)packet.length);
+  packet.length = n + length;
+  memcpy(to, &packet, sizeof packet);
+  to[sizeof packet] = (char)place;
+  if (length > 0)
+    memcpy(to + sizeof packet + n, message->bytes.data, length);
+  peri__channel_put(&p->channel, sizeof packet + n + length);
+  return true;
 }
 
-void peri__process_send(process *p, peri__packet packet, peri__message *message)
+/* Sends the code that the worker has not got, and writes down where it is. */
+static void send_chunks(process *p, const peri__message *message,
+                        unsigned char *places)
 {
-  unsigned char places[PERI__MESSAGE_CHUNKS] = {0};
-  uint32_t n = message->chunk_count;
   peri__chunk_places_begin(&p->out);
-  for (uint32_t i = 0; i < n; i++) {
+  for (uint32_t i = 0; i < message->chunk_count; i++) {
     bool fresh;
     peri__chunk *chunk = message->chunks[i];
     places[i] = (unsigned char)peri__chunk_place(&p->out, chunk, &fresh);
@@ -137,8 +142,15 @@ void peri__process_send(process *p, peri__packet packet, peri__message *message)
                                    {chunk->code, chunk->length}};
     send_parts(p, parts, 2);
   }
-  if (send_small(p, packet, places, n, &message->bytes))
+}
+
+void peri__process_send(process *p, peri__packet packet, peri__message *message)
+{
+  unsigned char places[PERI__MESSAGE_CHUNKS];
+  uint32_t n = message->chunk_count;
+  if (peri_likely(send_small(p, packet, message)))
     return;
+  send_chunks(p, message, places);
   int block = move_into_block(p, &message->bytes);
   const uint64_t length = message->bytes.length;
   struct iovec parts[3] = {{&packet, sizeof packet},
@@ -225,15 +237,13 @@ static int put_answer(process *p, peri__job *job, const peri__packet *packet,
                       const char *payload)
 {
   size_t length = (size_t)packet->length;
-  peri__message out = {
-      .bytes = {.data = (char *)payload, .length = length, .capacity = length}};
+  peri__message out = {.chunk_count = 0};
   if (job->relayed && packet->chunks > 0)
     return UV_EPROTO;
   if (packet->chunks == 0 && length <= PERI__JOB_ROOM && packet->block == 0) {
-    peri__job_put(job, &job->out, &out);
+    memcpy(peri__job_out(job, length), payload, length);
     return 0;
   }
-  out.bytes = (peri__buffer){0};
   int code = read_message(p, packet, payload, &out);
   if (code == 0)
     peri__job_put(job, &job->out, &out);
@@ -425,7 +435,7 @@ static bool read_packets(process *p)
       p->damaged = got != UV_EOF;
       return false;
     }
-    if (got == 0 && (p->pool->spins || peri__channel_sleep(&p->channel)))
+    if (got == 0)
       return true;
   }
 }

@@ -11,13 +11,20 @@ typedef struct visit {
   bool ours, ended;
 } visit;
 
-/* What comes home until the visit ends is delivered by a node in the ready queue,
- * in place of a post: no wake-up of ourselves, and no memory. */
+/* What comes home until the visit ends is delivered by a node in the ready queue
+ * of the loop that watches, in place of a post: no wake-up of ourselves, and no
+ * memory. */
 static visit begin_visit(process_pool *pool)
 {
   return (visit){.pool = pool,
                  .ours = !atomic_exchange(&pool->head.home->posted, true),
                  .ended = atomic_load(&pool->head.ended)};
+}
+
+static void post(peri__home *home)
+{
+  atomic_store(&home->posted, false);
+  peri__home_notify(home);
 }
 
 static void end_visit(const visit *this)
@@ -26,14 +33,16 @@ static void end_visit(const visit *this)
   peri__home *home = pool->head.home;
   if (!this->ours)
     return;
-  if (atomic_load(&home->done) == NULL && atomic_load(&home->notes) == NULL &&
-      pool->gone == NULL && atomic_load(&pool->head.ended) == this->ended)
+  if (peri__home_empty(home) && pool->gone == NULL &&
+      atomic_load(&pool->head.ended) == this->ended)
     atomic_store(&home->posted, false);
   else if (pool->io.loop != NULL)
     peri__loop_ready(pool->io.loop, &pool->deliver.node);
+  else
+    post(home);
 }
 
-static void look_from_loop(process *p)
+static void visit_one(process *p)
 {
   visit this = begin_visit(p->pool);
   peri__process_look(p);
@@ -51,7 +60,7 @@ static void on_end(uv_poll_t *poll, int status, int events)
 
 static void on_timer(uv_timer_t *timer)
 {
-  process_pool *pool = ((watch *)timer)->pool;
+  process_pool *pool = ((pool_watch *)timer->data)->pool;
   visit this = begin_visit(pool);
   peri__process_pool_end_late(pool);
   end_visit(&this);
@@ -63,30 +72,68 @@ static void on_poll(uv_poll_t *poll, int status, int events)
   process *p = ((watch *)poll)->process;
   (void)status, (void)events;
   peri__channel_attend(&p->channel);
-  look_from_loop(p);
+  visit_one(p);
+}
+
+/* Looks at the workers of which `has` says so, and gives how many they were.
+ * Backwards: one that goes is replaced by the last. */
+static unsigned visit_those(process_pool *pool, bool (*has)(process *p))
+{
+  unsigned n = 0;
+  for (unsigned i = pool->count; i-- > 0;) {
+    process *p = i < pool->count ? pool->processes[i] : NULL;
+    if (p == NULL || !has(p))
+      continue;
+    visit_one(p);
+    n++;
+  }
+  return n;
+}
+
+static bool has_bytes(process *p)
+{
+  return peri__channel_has_bytes(&p->channel);
+}
+
+/* Those of a socket are seen by who waits for it. */
+static bool has_bytes_in_page(process *p)
+{
+  peri__channel_ensure(&p->channel);
+  return p->channel.page != NULL && has_bytes(p);
+}
+
+static bool is_awake(process *p)
+{
+  return !peri__channel_sleep(&p->channel);
 }
 
 void peri__process_pool_poll(peri__pool *head)
 {
   process_pool *pool = (process_pool *)head;
-  pool->spins = true;
-  for (unsigned i = pool->count; i-- > 0;) {
-    if (i >= pool->count)
-      continue;
-    process *p = pool->processes[i];
-    peri__channel_rouse(&p->channel);
-    if (peri__channel_has_bytes(&p->channel))
-      look_from_loop(p);
-  }
-  pool->spins = false;
+  pool->unseen = 0;
+  visit_those(pool, has_bytes);
 }
 
-void peri__process_pool_doze(peri__pool *head)
+unsigned peri__process_pool_doze(process_pool *pool)
 {
-  process_pool *pool = (process_pool *)head;
-  for (unsigned i = pool->count; i-- > 0;)
-    if (i < pool->count && !peri__channel_sleep(&pool->processes[i]->channel))
-      look_from_loop(pool->processes[i]);
+  pool->unseen = 0;
+  unsigned n = visit_those(pool, has_bytes_in_page);
+  return n > 0 ? n : visit_those(pool, is_awake);
+}
+
+static void on_idle(uv_idle_t *idle)
+{
+  (void)idle; /* it is there so that the kernel is not waited for */
+}
+
+/* The loop would wait for the kernel now. */
+static void on_prepare(uv_prepare_t *prepare)
+{
+  pool_watch *it = prepare->data;
+  if (peri__process_pool_doze(it->pool) > 0)
+    uv_idle_start(&it->idle, on_idle);
+  else
+    uv_idle_stop(&it->idle);
 }
 
 static int call_deliver(lua_State *L)
@@ -140,22 +187,19 @@ void peri__process_rewatch(process *p)
   uv_poll_start(&p->watch->uv.poll, events, on_poll);
 }
 
-/* Of a descriptor, or (-1) of time. */
-static int make_watch(process_pool *pool, process *p, int fd, watch **where)
+static int make_watch(process *p, int fd, watch **where)
 {
-  peri_kernel *kernel = pool->io.loop->kernel;
+  peri_kernel *kernel = p->pool->io.loop->kernel;
   watch *it = malloc(sizeof *it);
   if (it == NULL)
     return UV_ENOMEM;
-  int code = fd < 0 ? uv_timer_init(kernel->uv, &it->uv.timer)
-                    : uv_poll_init(kernel->uv, &it->uv.poll, fd);
+  int code = uv_poll_init(kernel->uv, &it->uv.poll, fd);
   if (code < 0) {
     free(it);
     return code;
   }
   it->kernel = kernel;
   it->process = p;
-  it->pool = pool;
   kernel->open++;
   *where = it;
   return 0;
@@ -182,7 +226,7 @@ void peri__process_watch_control(process *p)
   if (p->orders.length == 0) {
     stop_watch(&p->control_watch);
   } else if (p->control_watch == NULL && p->pool->io.loop != NULL &&
-             make_watch(p->pool, p, p->control, &p->control_watch) == 0) {
+             make_watch(p, p->control, &p->control_watch) == 0) {
     uv_unref(&p->control_watch->uv.handle);
     uv_poll_start(&p->control_watch->uv.poll, UV_WRITABLE, on_room);
   }
@@ -190,7 +234,7 @@ void peri__process_watch_control(process *p)
 
 static void watch_end(process *p)
 {
-  if (p->pidfd < 0 || make_watch(p->pool, p, p->pidfd, &p->end_watch) < 0)
+  if (p->pidfd < 0 || make_watch(p, p->pidfd, &p->end_watch) < 0)
     return; /* its channel will tell */
   uv_unref(&p->end_watch->uv.handle);
   uv_poll_start(&p->end_watch->uv.poll, UV_READABLE, on_end);
@@ -199,20 +243,65 @@ static void watch_end(process *p)
 void peri__process_watch_start(process_pool *pool)
 {
   int ms = peri__process_pool_patience(pool);
-  if (ms < 0 || pool->io.loop == NULL) {
-    stop_watch(&pool->timer);
+  if (pool->watch == NULL)
+    return;
+  if (ms < 0) {
+    uv_timer_stop(&pool->watch->timer);
     return;
   }
-  if (pool->timer == NULL && make_watch(pool, NULL, -1, &pool->timer) < 0)
+  uv_update_time(pool->watch->kernel->uv);
+  uv_timer_start(&pool->watch->timer, on_timer, (uint64_t)ms, 0);
+}
+
+static void add_handle(pool_watch *it, uv_handle_t *handle)
+{
+  handle->data = it;
+  uv_unref(handle);
+  it->open++;
+  it->kernel->open++;
+}
+
+static int watch_pool(process_pool *pool)
+{
+  pool_watch *it = malloc(sizeof *it);
+  if (it == NULL)
+    return UV_ENOMEM;
+  it->kernel = pool->io.loop->kernel;
+  it->pool = pool;
+  it->open = 0;
+  uv_timer_init(it->kernel->uv, &it->timer);
+  uv_prepare_init(it->kernel->uv, &it->prepare);
+  uv_idle_init(it->kernel->uv, &it->idle);
+  add_handle(it, (uv_handle_t *)&it->timer);
+  add_handle(it, (uv_handle_t *)&it->prepare);
+  add_handle(it, (uv_handle_t *)&it->idle);
+  uv_prepare_start(&it->prepare, on_prepare);
+  pool->watch = it;
+  return 0;
+}
+
+static void on_pool_closed(uv_handle_t *handle)
+{
+  pool_watch *it = handle->data;
+  it->kernel->open--;
+  if (--it->open == 0)
+    free(it);
+}
+
+static void unwatch_pool(process_pool *pool)
+{
+  pool_watch *it = pool->watch;
+  if (it == NULL)
     return;
-  uv_unref(&pool->timer->uv.handle);
-  uv_update_time(pool->io.loop->kernel->uv);
-  uv_timer_start(&pool->timer->uv.timer, on_timer, (uint64_t)ms, 0);
+  pool->watch = NULL;
+  uv_close((uv_handle_t *)&it->timer, on_pool_closed);
+  uv_close((uv_handle_t *)&it->prepare, on_pool_closed);
+  uv_close((uv_handle_t *)&it->idle, on_pool_closed);
 }
 
 int peri__process_watch(process *p)
 {
-  int code = make_watch(p->pool, p, p->channel.fd, &p->watch);
+  int code = make_watch(p, p->channel.fd, &p->watch);
   if (code < 0)
     return code;
   watch_end(p);
@@ -240,12 +329,11 @@ void peri__process_pool_detach(process_pool *pool)
     peri__node_unlink(&pool->io.listed);
   for (unsigned i = 0; i < pool->count; i++)
     peri__process_unwatch(pool->processes[i]);
-  stop_watch(&pool->timer);
+  unwatch_pool(pool);
   if (!peri__node_listed(&pool->deliver.node))
     return;
   peri__node_unlink(&pool->deliver.node);
-  atomic_store(&pool->head.home->posted, false);
-  peri__home_notify(pool->head.home);
+  post(pool->head.home);
 }
 
 void peri__process_pool_on_loop_close(peri_io *io)
@@ -265,6 +353,7 @@ int peri__process_pool_attach(peri__pool *head, lua_State *L, peri_loop *loop)
     return code;
   pool->io.loop = loop;
   peri__list_push(&loop->open, &pool->io.listed);
+  code = watch_pool(pool);
   for (unsigned i = 0; i < pool->count && code == 0; i++)
     code = peri__process_watch(pool->processes[i]);
   peri__process_watch_start(pool);

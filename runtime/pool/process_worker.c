@@ -207,17 +207,19 @@ static void send_parts(worker_process *self, struct iovec *parts, int count)
 static void send_packet(worker_process *self, peri__packet packet,
                         const char *payload)
 {
-  char small[sizeof packet + PERI__JOB_ROOM];
-  if (packet.length <= PERI__JOB_ROOM) {
-    size_t length = (size_t)packet.length;
-    memcpy(small, &packet, sizeof packet);
+  size_t length = (size_t)packet.length;
+  char *to = packet.length <= PERI__JOB_ROOM
+                 ? peri__channel_room(&self->channel, sizeof packet + length)
+                 : NULL;
+  if (peri_likely(to != NULL)) {
+    memcpy(to, &packet, sizeof packet);
     if (length > 0)
-      memcpy(small + sizeof packet, payload, length);
-    if (peri__channel_put(&self->channel, small, sizeof packet + length))
-      return;
+      memcpy(to + sizeof packet, payload, length);
+    peri__channel_put(&self->channel, sizeof packet + length);
+    peri__channel_ensure(&self->channel);
+    return;
   }
-  struct iovec parts[2] = {{&packet, sizeof packet},
-                           {(char *)payload, (size_t)packet.length}};
+  struct iovec parts[2] = {{&packet, sizeof packet}, {(char *)payload, length}};
   send_parts(self, parts, 2);
 }
 

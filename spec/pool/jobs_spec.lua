@@ -104,6 +104,20 @@ for kind, name in pairs { thread = "ThreadPoolExecutor", process = "ProcessPoolE
       assert.same({ "hello\n", "asked" }, { (server:result()), (client:result()) })
     end)
 
+    it("is done while its submitter goes on submitting, however many there are", function()
+      local executor <close> = futures[name] { max_workers = 1 }
+      local path, count = support.directory() .. "/done", 0
+      while count < 1000000 and not (count % 100 == 0 and lfs.attributes(path)) do
+        count = count + 1
+        if count == 3000 then
+          executor:submit(function(at) io.open(at, "w"):close() end, path)
+        else
+          executor:submit(math.abs, count)
+        end
+      end
+      assert.is_not_nil(lfs.attributes(path))
+    end)
+
     it("may start programs", function()
       local executor <close> = futures[name] { max_workers = 1 }
       local job = executor:submit(function()
