@@ -546,15 +546,18 @@ void peri__process_pool_end_late(process_pool *pool)
 
 int peri__process_pool_take(process_pool *pool, peri__job *job)
 {
+  bool all_full = !peri__list_empty(&pool->queue);
   job->carrier = NULL;
   pool->used = true;
   if (pool->count < pool->options.max_workers) {
     int code = start_processes(pool);
     if (code < 0)
       return code;
+    all_full = false;
   }
   peri__list_push(&pool->queue, &job->node);
-  peri__process_pool_hand_out(pool);
+  if (!all_full)
+    peri__process_pool_hand_out(pool);
   return 0;
 }
 
