@@ -30,6 +30,16 @@ function support.spin(n)
   for _ = 1, n do peri.sleep(0) end
 end
 
+---Ends a task that stands in a wait, by "cancel" or "kill", and sees it end so.
+---@async
+function support.ends(task, how)
+  support.spin(2)
+  local waits = not task:done()
+  task[how](task)
+  pcall(task.await, task)
+  if not (waits and task:cancelled()) then error("the task did not end in a wait, by " .. how, 2) end
+end
+
 ---A list of lines and the function that appends to it: its arguments, told as
 ---print tells them, with one blank between.
 function support.trace()
