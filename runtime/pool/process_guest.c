@@ -16,7 +16,7 @@
  * A job that waits for a job of its own pool needs another worker for that one.
  * Where its loop is about to sleep with nothing to wait for but such jobs, it says
  * so to the owner, who takes back what was sent ahead to it. When every worker
- * rests, and no other can be started, the owner tells the last one that there is
+ * rests, and there may be no other, the owner tells the last one that there is
  * no hope; its job ends with a DeadlockError, as any does that could only wait for
  * ever (core/deadlock.c), and the worker is free for the others. What was on its
  * way is no matter: a worker says which of its rests that is, and how many orders

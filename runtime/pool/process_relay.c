@@ -13,7 +13,8 @@
  *
  * A worker that rests (process_guest.c) gets nothing ahead, since nobody knows
  * when it goes on. It is believed if it has heard all orders that may wake it; one
- * whose job is to stop does not rest for long.
+ * whose job is to stop does not rest for long. Where all rest and the system does
+ * not let one more start, a job for which they wait fails with the reason.
  */
 #include <string.h>
 
@@ -286,10 +287,30 @@ static process *find_hopeless(const process_pool *pool)
   return last;
 }
 
+/* For the job that would begin first, of those for which a worker waits. */
+static bool fail_unstarted(process_pool *pool, int code)
+{
+  char text[300];
+  peri_list *link = pool->queue.next;
+  for (; link != &pool->queue; link = link->next) {
+    peri__job *job = peri__node_job((peri_node *)link);
+    if (!job->relayed || relay_of(job)->from == NULL)
+      continue;
+    peri__node_unlink(&job->node);
+    peri__pool_tell_start(&pool->head, code, text, sizeof text);
+    end_job(job, PERI__JOB_FAILED, strdup(text));
+    return true;
+  }
+  return false;
+}
+
 void peri__process_pool_find_deadlock(process_pool *pool)
 {
   process *p = find_hopeless(pool);
-  if (peri_likely(p == NULL) || peri__process_pool_grow(pool))
+  if (peri_likely(p == NULL))
+    return;
+  int code = peri__process_pool_grow(pool);
+  if (code > 0 || (code < 0 && fail_unstarted(pool, code)))
     return;
   p->rests = false;
   tell(p,
