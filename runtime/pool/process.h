@@ -77,6 +77,7 @@ struct process {
   bool damaged;          /* what it sent makes no sense */
   bool late;             /* it was not ready in time */
   bool rests;            /* its job waits for jobs of this pool only */
+  uint8_t rest_kind;     /* peri__rest_kind */
   uint64_t rest, rested; /* its number for that, and the pool's */
   uint64_t told;         /* orders sent that end a rest */
   slot slots[PERI__WINDOW];

@@ -259,6 +259,7 @@ bool peri__process_rest(process *p, const peri__packet *packet,
     return false;
   memcpy(&rest, payload, sizeof rest);
   p->rests = rest.heard == p->told;
+  p->rest_kind = packet->outcome;
   p->rest = rest.number;
   p->rested = ++p->pool->rests;
   if (p->rests)
@@ -273,18 +274,20 @@ static bool is_resting(const process *p)
   return p->rests && !p->damaged && !stops;
 }
 
-/* The one that came to rest last, if all do. */
+/* If all rest, the one for which the end of hope is least: of those the one that
+ * came to rest last. */
 static process *find_hopeless(const process_pool *pool)
 {
-  process *last = NULL;
+  process *found = NULL;
   for (unsigned i = 0; i < pool->count; i++) {
     process *p = pool->processes[i];
     if (!is_resting(p))
       return NULL;
-    if (last == NULL || p->rested > last->rested)
-      last = p;
+    if (found == NULL || p->rest_kind > found->rest_kind ||
+        (p->rest_kind == found->rest_kind && p->rested > found->rested))
+      found = p;
   }
-  return last;
+  return found;
 }
 
 /* For the job that would begin first, of those for which a worker waits. */
@@ -310,7 +313,8 @@ void peri__process_pool_find_deadlock(process_pool *pool)
   if (peri_likely(p == NULL))
     return;
   int code = peri__process_pool_grow(pool);
-  if (code > 0 || (code < 0 && fail_unstarted(pool, code)))
+  if (code > 0 || (code < 0 && fail_unstarted(pool, code)) ||
+      p->rest_kind == PERI__REST_STAYS)
     return;
   p->rests = false;
   tell(p,
