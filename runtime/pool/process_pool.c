@@ -23,9 +23,7 @@
  * A worker sees by its control socket that the owner is gone; memory that both
  * share has no name. So nothing is left of a pool whose owner was killed.
  */
-#include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,11 +36,9 @@
 #include "pool/shared.h"
 
 enum {
-  START_ATTEMPTS = 5,      /* workers that die in a row and do nothing before */
-  REAP_ATTEMPTS = 1000,    /* some 100 ms until a process is killed whose */
-  REAP_PAUSE = 100 * 1000, /* channel has ended; nanoseconds */
-  MOST_UNSEEN = 64, /* submits until answers are looked for without a page */
-  LOOKS = 3         /* at a process: its channel, its end, its control socket */
+  START_ATTEMPTS = 5, /* workers that die in a row and do nothing before */
+  MOST_UNSEEN = 64,   /* submits until answers are looked for without a page */
+  LOOKS = 3 /* at a process: its channel, its end, its control socket */
 };
 
 /* -- Jobs ahead ------------------------------------------------------------------ */
@@ -148,6 +144,17 @@ static void tell_closed(process *p)
   peri__process_order(p, (peri__order){.kind = PERI__ORDER_CLOSED}, NULL);
 }
 
+/* It has got nothing yet, and its end could not be seen. */
+static void give_up(process *p)
+{
+  kill(p->pid, SIGKILL);
+  peri__worker_reap(p->pid);
+  peri__process_unwatch(p);
+  peri__process_part(p);
+  p->pool->count--;
+  free_process(p);
+}
+
 static int start_process(process_pool *pool)
 {
   peri__started started;
@@ -167,14 +174,17 @@ static int start_process(process_pool *pool)
   peri__channel_init(&p->channel, started.channel, started.page, true);
   p->blocks = started.page != NULL ? peri__blocks_new(true) : NULL;
   pool->processes[pool->count++] = p;
-  if (peri__process_meet(p) < 0)
-    peri__process_put_down(p);
+  code = peri__process_meet(p);
+  if (code == 0 && pool->io.loop != NULL)
+    code = peri__process_watch(p);
+  if (code < 0) {
+    give_up(p);
+    return code;
+  }
   if (pool->head.closed)
     tell_closed(p);
   peri__process_send(p, (peri__packet){.kind = PERI__PACKET_SETUP},
                      &pool->setup);
-  if (pool->io.loop != NULL && peri__process_watch(p) < 0)
-    peri__process_put_down(p);
   peri__process_watch_start(pool);
   return 0;
 }
@@ -343,29 +353,6 @@ void peri__process_pool_break(process_pool *pool, char *text)
 
 /* -- Death ---------------------------------------------------------------------------- */
 
-/* The channel has ended, and the process mostly has, too. Its status, or -1. */
-static int reap(process *p)
-{
-  static const struct timespec pause = {.tv_nsec = REAP_PAUSE};
-  int status = -1;
-  for (int i = 0; i < REAP_ATTEMPTS; i++) {
-    pid_t pid = waitpid(p->pid, &status, WNOHANG);
-    if (pid == p->pid)
-      return status;
-    if (pid < 0 && errno != EINTR)
-      return -1; /* somebody else has */
-    if (i < 10)
-      sched_yield();
-    else
-      nanosleep(&pause, NULL);
-  }
-  kill(p->pid, SIGKILL);
-  while (waitpid(p->pid, &status, 0) < 0)
-    if (errno != EINTR)
-      return -1;
-  return status;
-}
-
 static void tell_end(const process *p, int status, char *text, size_t size)
 {
   int pid = (int)p->pid;
@@ -474,7 +461,7 @@ void peri__process_lost(process *p)
 {
   process_pool *pool = p->pool;
   char end[120];
-  int status = reap(p);
+  int status = peri__worker_reap(p->pid);
   bool began = has_begun(p);
   slot *at = &p->slots[p->first % PERI__WINDOW];
   tell_end(p, status, end, sizeof end);

@@ -68,7 +68,7 @@ typedef struct peri__process_options {
 peri__pool *peri__process_pool_new(peri__home *home, peri__worker_setup *setup,
                                    peri__process_options *options);
 
-/* -- Starting (process_start.c) ------------------------------------------------- */
+/* -- Start and end (process_start.c) ------------------------------------------- */
 
 typedef struct peri__started {
   pid_t pid;
@@ -87,5 +87,9 @@ void peri__worker_set_command(lua_State *L);
 /* Starts a worker; does not wait for it. 0, or a libuv error: nothing is left
  * then. */
 int peri__worker_start(char *const *argv, peri__started *started);
+
+/* The worker's channel has ended, and mostly its process, too: that is killed if it
+ * has not soon. Its status, or -1. */
+int peri__worker_reap(pid_t pid);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * process_start.c: how a worker process comes to be.
+ * process_start.c: how a worker process comes to be, and goes.
  *
  * Whatever program it is, it finds a socket as its standard input, from which a
  * worker takes the descriptors that it works with (process_pool.h). A program
@@ -9,14 +9,23 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
+#include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "io/process.h"
 #include "pool/process_pool.h"
 #include "pool/shared.h"
+
+enum {
+  REAP_ATTEMPTS = 1000,   /* some 100 ms until a process is killed whose */
+  REAP_PAUSE = 100 * 1000 /* channel has ended; nanoseconds */
+};
 
 /* Its address is the place in the registry of what set_executable has set. */
 static const char command_key = 0;
@@ -152,4 +161,26 @@ int peri__worker_start(char *const *argv, peri__started *started)
   close_all(&control[OURS], 1);
   peri__shared_unmap((char *)started->page, sizeof(peri__page));
   return code;
+}
+
+int peri__worker_reap(pid_t pid)
+{
+  static const struct timespec pause = {.tv_nsec = REAP_PAUSE};
+  int status = -1;
+  for (int i = 0; i < REAP_ATTEMPTS; i++) {
+    pid_t ended = waitpid(pid, &status, WNOHANG);
+    if (ended == pid)
+      return status;
+    if (ended < 0 && errno != EINTR)
+      return -1; /* somebody else has */
+    if (i < 10)
+      sched_yield();
+    else
+      nanosleep(&pause, NULL);
+  }
+  kill(pid, SIGKILL);
+  while (waitpid(pid, &status, 0) < 0)
+    if (errno != EINTR)
+      return -1;
+  return status;
 }
