@@ -226,7 +226,7 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
   }
   if (executor->pool->closed)
     peri__throw(L, rt, PERI_ERR_RUNTIME,
-                "cannot submit a job: the executor was shut down");
+                "cannot schedule new futures after shutdown");
   if (executor->anchored)
     return;
   if (!peri__executors_push(L))

@@ -415,7 +415,7 @@ describe("max_queued, " .. class, function()
     peri.sleep(0)
     executor:shutdown { wait = false }
     for i = 1, 3 do
-      raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", tasks[i].await, tasks[i])
+      raises(peri.RuntimeError, "cannot schedule new futures after shutdown", tasks[i].await, tasks[i])
     end
     assert.is_false(first:done())
     while not first:cancel { running = true } do peri.sleep(0) end
