@@ -454,6 +454,18 @@ describe("a loop that was sent to a job, " .. class, function()
     assert.same({}, lines)
   end)
 
+  it("is waited for by result, as Python's callers do", function()
+    local executor <close> = Executor { max_workers = 1 }
+    local future = executor:submit(function(loop)
+      local peri = require "perilune" -- luacheck: ignore
+      local endless = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+      local _, late = peri.pcall(endless.result, endless, 0.001)
+      endless:cancel()
+      return loop:run_coroutine_threadsafe(math.max, 1, 3, 2):result(), peri.TimeoutError:is(late)
+    end, peri.get_running_loop())
+    assert.same({ 3, true }, { future:result() })
+  end)
+
   it("may close while the job has it", function()
     local executor <close> = Executor { max_workers = 1 }
     local loop = peri.new_event_loop()
