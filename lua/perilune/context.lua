@@ -19,7 +19,7 @@ local current_task, task_context = core.current_task, core.task_context
 ---A context as a value: what every variable was when it was copied, and what
 ---has been set in it since. C looks at its `__name` and its `_map`.
 ---@class perilune.Context
-local Context = { __name = "Context" }
+local Context = { __name = "Context", __module = "perilune" }
 Context.__index = Context
 
 -- Stands for nil, which a table cannot hold as a value.
@@ -62,7 +62,7 @@ end
 ---@field name string
 local ContextVar = {}
 ContextVar.__index = ContextVar
-ContextVar.__name = "ContextVar"
+ContextVar.__name, ContextVar.__module = "ContextVar", "perilune"
 
 function ContextVar:__tostring()
   return ("ContextVar: %s"):format(self.name)
@@ -71,7 +71,7 @@ end
 ---Undoes one `ContextVar:set`.
 ---@class perilune.Token
 ---@field var perilune.ContextVar
-local Token = { __name = "Token" }
+local Token = { __name = "Token", __module = "perilune" }
 
 ---The variable's value in the current context; without one, the default given
 ---here, or else the variable's own.

@@ -255,7 +255,9 @@ local shutdown_options <const> = { wait = true, cancel_futures = true }
 ---Takes no more jobs; those it has are still done, unless `cancel_futures`
 ---withdraws what has not begun and cancels its futures. Waits for the workers to
 ---end, unless `wait` is false: in a task the loop goes on meanwhile, where no
----wait is possible the thread blocks. A second call is harmless.
+---wait is possible the thread blocks. That takes as long as the jobs and
+---initializers that run do; Ctrl-C ends a program that waits here, and its workers
+---with it. A second call is harmless.
 ---
 ---Cancellation: raised when the workers have ended.
 ---
@@ -329,11 +331,12 @@ local thread_pool_options <const> = {
 ---until it is shut down; `thread_name_prefix` (default "peri") names them for
 ---`top -H`. `initializer` is called with the list `initargs` in each worker
 ---before its first job; if it fails, the pool is broken; the time that it takes
----is not limited. With `max_queued`, `submit` waits while so many jobs are queued
----that nobody has begun. For `spin` seconds (default 0) workers without a job, and
----the loop while it waits for one, look for news before they sleep: that costs a
----processor and saves the time to be woken. Without it a worker does so, and lets
----others run, for up to 0.2 ms while its jobs come one soon after the other.
+---is not limited, and `shutdown` waits for it. With `max_queued`, `submit` waits
+---while so many jobs are queued that nobody has begun. For `spin` seconds (default
+---0) workers without a job, and the loop while it waits for one, look for news
+---before they sleep: that costs a processor and saves the time to be woken. Without
+---it a worker does so, and lets others run, for up to 0.2 ms while its jobs come one
+---soon after the other.
 ---
 ---`<close>` shuts it down and waits.
 ---

@@ -18,7 +18,7 @@ local CHUNK <const> = 65536
 ---An open file.
 ---@class perilune.File
 ---@field path? string as it was opened
-local File = { __name = "File" }
+local File = { __name = "File", __module = "perilune.fs" }
 File.__index = File
 
 local function new_file(handle, placed, path, appends)

@@ -71,7 +71,7 @@ end
 ---
 ---Python: `asyncio.Lock`.
 ---@class perilune.Lock
-local Lock = { __name = "Lock" }
+local Lock = { __name = "Lock", __module = "perilune" }
 Lock.__index = Lock
 
 -- The first waiter, once woken, stays at the head of the line until it runs: so
@@ -133,7 +133,7 @@ Lock.guard = guard
 ---
 ---Python: `asyncio.Event`.
 ---@class perilune.Event
-local Event = { __name = "Event" }
+local Event = { __name = "Event", __module = "perilune" }
 Event.__index = Event
 
 ---Makes an event that is not set.
@@ -182,7 +182,7 @@ end
 ---
 ---Python: `asyncio.Condition`.
 ---@class perilune.Condition
-local Condition = { __name = "Condition" }
+local Condition = { __name = "Condition", __module = "perilune" }
 Condition.__index = Condition
 
 -- Wakes up to count waiters.
@@ -348,7 +348,7 @@ end
 ---
 ---Python: `asyncio.Semaphore`.
 ---@class perilune.Semaphore
-local Semaphore = { __name = "Semaphore" }
+local Semaphore = { __name = "Semaphore", __module = "perilune" }
 Semaphore.__index = Semaphore
 
 -- A permit is taken for a waiter when it is woken, not when it runs; `_woken`
@@ -419,7 +419,8 @@ Semaphore.guard = guard
 ---
 ---Python: `asyncio.BoundedSemaphore`.
 ---@class perilune.BoundedSemaphore: perilune.Semaphore
-local BoundedSemaphore = setmetatable({ __name = "BoundedSemaphore" }, { __index = Semaphore })
+local BoundedSemaphore = setmetatable(
+  { __name = "BoundedSemaphore", __module = "perilune" }, { __index = Semaphore })
 BoundedSemaphore.__index = BoundedSemaphore
 
 ---Makes a bounded semaphore.
@@ -446,7 +447,7 @@ BoundedSemaphore.release = core.semaphore_release
 ---@field parties integer how many pass together
 ---@field n_waiting integer how many wait now
 ---@field broken boolean whether `abort` was called
-local Barrier = { __name = "Barrier" }
+local Barrier = { __name = "Barrier", __module = "perilune" }
 
 -- The states: "filling" while tasks arrive; "draining" while they leave;
 -- "resetting" while those that `reset` threw out leave; "broken". There are no

@@ -199,7 +199,7 @@ end
 
 -- Where a server listens, as `server.sockets` lists it.
 ---@class perilune.ServerSocket
-local Socket = { __name = "ServerSocket" }
+local Socket = { __name = "ServerSocket", __module = "perilune.net" }
 Socket.__index = Socket
 
 ---The address that the socket is bound to.

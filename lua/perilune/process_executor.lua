@@ -35,8 +35,9 @@ local process_executor = {}
 ---`max_workers` (default: the CPUs there are), and stay until it is shut down, or
 ---each until it has done `max_tasks_per_child` jobs. `initializer` is called with
 ---the list `initargs` in each worker before its first job; if it fails, the pool
----is broken; the time that it takes is not limited. With `max_queued`, `submit`
----waits while so many jobs are queued that nobody has begun. `spin` is how many
+---is broken; the time that it takes is not limited, and `shutdown` waits for it.
+---With `max_queued`, `submit` waits while so many jobs are queued that nobody has
+---begun. `spin` is how many
 ---seconds a worker looks for the next job before it sleeps (default 0: up to 0.2
 ---ms while jobs come one soon after the other).
 ---

@@ -9,7 +9,7 @@ local RuntimeError = errors.RuntimeError
 
 ---Owns a loop and runs main tasks on it.
 ---@class perilune.Runner
-local Runner = { __name = "Runner" }
+local Runner = { __name = "Runner", __module = "perilune" }
 Runner.__index = Runner
 
 local runner_options <const> = {

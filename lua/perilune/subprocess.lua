@@ -187,7 +187,7 @@ end
 ---@field stdin perilune.Stream? if it is a pipe
 ---@field stdout perilune.Stream? if it is a pipe
 ---@field stderr perilune.Stream? if it is a pipe
-local Process = { __name = "Process" }
+local Process = { __name = "Process", __module = "perilune.subprocess" }
 
 function Process.__index(process, key)
   if key == "returncode" then return native.returncode(rawget(process, "_handle")) end

@@ -23,7 +23,7 @@ local RuntimeError = errors.RuntimeError
 
 ---A group of tasks that end before its block does.
 ---@class perilune.TaskGroup
-local TaskGroup = { __name = "TaskGroup" }
+local TaskGroup = { __name = "TaskGroup", __module = "perilune" }
 TaskGroup.__index = TaskGroup
 
 -- Error group to the tasks that failed, in the order of its errors: where an

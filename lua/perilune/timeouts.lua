@@ -19,7 +19,7 @@ local RuntimeError, TimeoutError = errors.RuntimeError, errors.TimeoutError
 
 ---A time limit, from where it was made to the end of its block.
 ---@class perilune.Timeout
-local Timeout = { __name = "Timeout" }
+local Timeout = { __name = "Timeout", __module = "perilune" }
 Timeout.__index = Timeout
 
 -- When the deadline comes C cancels `_task` and sets `_state` to "expiring".

@@ -14,7 +14,7 @@ local error, insert, ipairs, pairs, pcall, rawget, remove, setmetatable, unpack 
   error, table.insert, ipairs, pairs, pcall, rawget, table.remove, setmetatable, table.unpack
 local OSError = errors.OSError
 
-local Tree = { __name = "Watch" }
+local Tree = { __name = "Watch", __module = "perilune.fs" }
 
 local vanished <const> = { ENOENT = true, ENOTDIR = true }
 local may_be_directory <const> = { directory = true, unknown = true }

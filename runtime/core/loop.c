@@ -255,6 +255,16 @@ static bool jump(peri_runtime *rt)
 
 /* -- Rounds ------------------------------------------------------------------------- */
 
+/* What comes of it if nothing comes. */
+static peri__rest_kind rest_kind(peri_runtime *rt)
+{
+  int64_t target;
+  if (next_virtual(rt, &target) != NULL)
+    return PERI__REST_JUMPS;
+  bool ends = rt->run->goal != NULL && rt->run->loop->deadlock;
+  return ends ? PERI__REST_ENDS : PERI__REST_STAYS;
+}
+
 bool peri__idle(peri_runtime *rt, peri_loop *loop)
 {
   if (atomic_load(&rt->external) != 0)
@@ -262,7 +272,8 @@ bool peri__idle(peri_runtime *rt, peri_loop *loop)
   uv_loop_t *uv = loop->kernel != NULL ? loop->kernel->uv : loop->host_uv;
   if (uv != NULL && uv_loop_alive(uv))
     return false;
-  return peri_likely(rt->own_pool == NULL) || !rt->own_pool_rests(rt, true);
+  return peri_likely(rt->own_pool == NULL) ||
+         !rt->own_pool_rests(rt, rest_kind(rt));
 }
 
 static bool has_work(peri_loop *loop)
@@ -338,7 +349,7 @@ static void wait_for_work(lua_State *L, peri_runtime *rt, peri_loop *loop)
 {
   sleep_for_work(L, rt, loop);
   if (peri_unlikely(rt->own_pool != NULL))
-    rt->own_pool_rests(rt, false);
+    rt->own_pool_rests(rt, PERI__REST_NOT);
 }
 
 static void wake_sleeper(peri_node *node)

@@ -503,10 +503,12 @@ static void push_metatable(lua_State *L, peri_runtime *rt, queue_kind kind,
     return;
   }
   lua_pop(L, 1);
-  lua_createtable(L, 0, 6); /* 3: metatable */
+  lua_createtable(L, 0, 7); /* 3: metatable */
   lua_pushstring(L, kind_names[kind]);
   lua_setfield(L, -2, "__name");
   lua_pushliteral(L, "perilune");
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__module");
   lua_setfield(L, -2, "__metatable");
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, meta, 1);

@@ -95,6 +95,8 @@ const void *peri__metatable(lua_State *L, peri_runtime *rt, int ref,
   lua_pushstring(L, name);
   lua_setfield(L, -2, "__name");
   lua_pushliteral(L, "perilune");
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__module");
   lua_setfield(L, -2, "__metatable");
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, metamethods, 1);

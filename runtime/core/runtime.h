@@ -78,6 +78,15 @@ enum {
 
 typedef struct peri_post_record peri_post_record;
 
+/* A loop in a worker is about to sleep with nothing to wait for but jobs of its own
+ * pool. If none of them can come: */
+typedef enum peri__rest_kind {
+  PERI__REST_NOT,   /* it does not sleep */
+  PERI__REST_STAYS, /* it sleeps for ever */
+  PERI__REST_ENDS,  /* its run ends with a DeadlockError */
+  PERI__REST_JUMPS  /* time goes on, on a virtual clock */
+} peri__rest_kind;
+
 typedef enum peri_main_phase {
   PERI_MAIN_NONE,
   PERI_MAIN_RUNS,
@@ -181,7 +190,7 @@ struct peri_runtime {
    * for, returns false then if none of them can come any more; and is told when
    * it has slept. */
   struct peri__pool *own_pool;
-  bool (*own_pool_rests)(peri_runtime *rt, bool rests);
+  bool (*own_pool_rests)(peri_runtime *rt, peri__rest_kind kind);
   bool warns, warning_continues; /* of the state's warn() */
   lua_Alloc alloc;
   void *alloc_ud;

@@ -29,6 +29,7 @@
 #include <sys/socket.h>
 
 #include "pool/channel.h"
+#include "pool/codec.h"
 
 #if !defined(MSG_NOSIGNAL)
 #define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE is set where that is so */
@@ -408,6 +409,8 @@ void peri__reader_fini(peri__reader *reader)
 static bool make_room(peri__reader *reader)
 {
   size_t left = reader->end - reader->start;
+  if (left == 0 && reader->capacity > PERI__BUFFER_KEPT)
+    peri__reader_fini(reader);
   if (left > 0 && reader->start > 0)
     memmove(reader->data, reader->data + reader->start, left);
   reader->start = 0;

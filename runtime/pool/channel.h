@@ -136,7 +136,8 @@ typedef enum peri__packet_kind {
 typedef struct peri__packet {
   uint8_t kind;
   uint8_t outcome; /* DONE: peri__outcome, or PERI__PACKET_SKIPPED; SUBMIT: how
-                      often it may be tried again; JOB: a job has submitted it */
+                      often it may be tried again; JOB: a job has submitted it;
+                      REST: peri__rest_kind */
   uint8_t chunks;  /* places in front of the message */
   uint8_t block;   /* 0; or 1 more than the place of the block that has the
                       message: its length, a uint64_t, is in place of it */

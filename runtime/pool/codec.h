@@ -19,8 +19,14 @@ typedef struct peri__buffer {
   peri__blocks *blocks; /* where it grows large, or NULL */
 } peri__buffer;
 
+/* Memory that is kept for what comes next, at most; what is larger is given back
+ * after use. */
+enum { PERI__BUFFER_KEPT = 4 << 20 };
+
 /* Room for more bytes after length: 0 or PERI_ENOMEM. */
 int peri__buffer_reserve(peri__buffer *buffer, size_t more);
+/* Has no bytes any more; the memory is kept, but not a large one or a block. */
+void peri__buffer_empty(peri__buffer *buffer);
 void peri__buffer_fini(peri__buffer *buffer);
 /* An empty one is to grow into these from now on. */
 void peri__buffer_use(peri__buffer *buffer, peri__blocks *blocks);
@@ -70,7 +76,7 @@ typedef struct peri__message {
 
 /* Appends a chunk, with a reference of its own: 0 or PERI_ENOMEM. */
 int peri__message_add_chunk(peri__message *message, peri__chunk *chunk);
-/* Empties it and keeps its memory for the next one. */
+/* Empties it for the next one. */
 void peri__message_clear(peri__message *message);
 void peri__message_fini(peri__message *message);
 

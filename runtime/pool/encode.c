@@ -222,11 +222,31 @@ static bool push_class(encoder *e, int idx)
   return false;
 }
 
-static int refuse_object(encoder *e)
+/* Pushes a string of the metatable of the value at idx, or else nil. */
+static const char *push_meta_string(lua_State *L, int idx, const char *name)
 {
-  bool named = luaL_getmetafield(e->L, -1, "__name") == LUA_TSTRING;
-  const char *name = named ? lua_tostring(e->L, -1) : "table with a metatable";
-  return peri__refuse(e, "%s (its class is not registered)", name);
+  idx = lua_absindex(L, idx);
+  if (luaL_getmetafield(L, idx, name) == LUA_TNIL || !lua_isstring(L, -1))
+    lua_pushnil(L);
+  return lua_tostring(L, -1);
+}
+
+/* The value on top is of a class that is not sent; anonymous: what it is if that
+ * has no name. The library's classes have a module. */
+static int refuse_object(encoder *e, const char *anonymous)
+{
+  lua_State *L = e->L;
+  int object = lua_gettop(L);
+  bool is_table = lua_istable(L, object);
+  peri__check_stack(L, LUA_MINSTACK);
+  const char *name = push_meta_string(L, object, "__name");
+  const char *module = push_meta_string(L, object, "__module");
+  if (name != NULL && module != NULL)
+    return peri__refuse(
+        e, "%s.%s, which stays in its Lua state (peri.ref sends a token)",
+        module, name);
+  return peri__refuse(e, is_table ? "%s (its class is not registered)" : "%s",
+                      name != NULL ? name : anonymous);
 }
 
 /* The object on top has a metatable. */
@@ -234,7 +254,7 @@ static void put_object(encoder *e)
 {
   lua_State *L = e->L;
   if (!push_class(e, -1))
-    refuse_object(e);
+    refuse_object(e, "table with a metatable");
   bool is_error = lua_rawgeti(L, -1, CLASS_NAME) == LUA_TNIL;
   bool packs = lua_rawgeti(L, -2, CLASS_PACK) != LUA_TNIL;
   lua_pop(L, 3);
@@ -323,10 +343,10 @@ static void put_userdata(encoder *e)
     return;
   }
   lua_pop(L, known ? 2 : 0);
-  const char *name = stream_kind(L);
-  if (name == NULL && luaL_getmetafield(L, -1, "__name") == LUA_TSTRING)
-    name = lua_tostring(L, -1);
-  peri__refuse(e, "%s", name ? name : "userdata");
+  const char *kind = stream_kind(L);
+  if (kind != NULL)
+    peri__refuse(e, "%s", kind);
+  refuse_object(e, "userdata");
 }
 
 /* Writes the value at idx, of this type, if it has no parts. */

@@ -612,6 +612,8 @@ static void push_methods(lua_State *L, peri_runtime *rt)
   rt->meta_executor = lua_topointer(L, -1);
   lua_pushliteral(L, "Executor");
   lua_setfield(L, -2, "__name");
+  lua_pushliteral(L, "perilune.futures");
+  lua_setfield(L, -2, "__module");
   lua_newtable(L);
   lua_pushlightuserdata(L, rt);
   luaL_setfuncs(L, methods, 1);

@@ -11,8 +11,6 @@
 #include "pool/executor.h"
 #include "pool/wire.h"
 
-enum { MOST_KEPT = 4 << 20 /* bytes, of one message */ };
-
 enum {
   FUTURES = PERI__EXECUTOR_FUTURES,
   WAITERS = PERI__EXECUTOR_WAITERS,
@@ -150,7 +148,7 @@ static void keep_memory(lua_State *L, peri__job *job, int idx)
 {
   peri__buffer *buffer = &job->out.bytes;
   if (peri_likely(buffer->data == job->room) || buffer->blocks != NULL ||
-      buffer->capacity > MOST_KEPT)
+      buffer->capacity > PERI__BUFFER_KEPT)
     return;
   lua_getiuservalue(L, idx, SPARE);
   peri__message *spare = lua_touserdata(L, -1);

@@ -83,7 +83,7 @@ void peri__job_put(peri__job *job, peri__message *where, peri__message *message)
   memcpy(job->room, message->bytes.data, length);
   where->bytes = (peri__buffer){
       .data = job->room, .length = length, .capacity = PERI__JOB_ROOM};
-  message->bytes.length = 0;
+  peri__buffer_empty(&message->bytes);
   if (message->chunk_count == 0)
     return;
   job->chunk_room = message->chunks[0];

@@ -59,6 +59,13 @@ int peri__buffer_reserve(peri__buffer *buffer, size_t more)
   return 0;
 }
 
+void peri__buffer_empty(peri__buffer *buffer)
+{
+  if (stands_in_block(buffer) || buffer->capacity > PERI__BUFFER_KEPT)
+    peri__buffer_fini(buffer);
+  buffer->length = 0;
+}
+
 void peri__buffer_fini(peri__buffer *buffer)
 {
   free_data(buffer);
@@ -121,9 +128,7 @@ void peri__message_clear(peri__message *message)
 {
   while (message->chunk_count > 0)
     peri__chunk_unref(message->chunks[--message->chunk_count]);
-  if (stands_in_block(&message->bytes)) /* for others to use */
-    peri__buffer_fini(&message->bytes);
-  message->bytes.length = 0;
+  peri__buffer_empty(&message->bytes);
 }
 
 void peri__message_fini(peri__message *message)

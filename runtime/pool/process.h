@@ -77,6 +77,7 @@ struct process {
   bool damaged;          /* what it sent makes no sense */
   bool late;             /* it was not ready in time */
   bool rests;            /* its job waits for jobs of this pool only */
+  uint8_t rest_kind;     /* peri__rest_kind */
   uint64_t rest, rested; /* its number for that, and the pool's */
   uint64_t told;         /* orders sent that end a rest */
   slot slots[PERI__WINDOW];
@@ -153,9 +154,9 @@ void peri__process_pool_break(process_pool *pool, char *text);
 void peri__process_lost(process *p);
 /* Takes back what was sent ahead to the worker. */
 void peri__process_take_back(process *p);
-/* Starts workers for jobs that wait, if there may be more; false: there are none.
- */
-bool peri__process_pool_grow(process_pool *pool);
+/* Starts workers for jobs that wait. 1: there are more now; 0: there may not be;
+ * or a libuv error. */
+int peri__process_pool_grow(process_pool *pool);
 /* Milliseconds until a worker that starts is late; -1: none does. */
 int peri__process_pool_patience(const process_pool *pool);
 /* Ends those that are late. */

@@ -16,9 +16,10 @@
  * A job that waits for a job of its own pool needs another worker for that one.
  * Where its loop is about to sleep with nothing to wait for but such jobs, it says
  * so to the owner, who takes back what was sent ahead to it. When every worker
- * rests, and no other can be started, the owner tells the last one that there is
- * no hope; its job ends with a DeadlockError, as any does that could only wait for
- * ever (core/deadlock.c), and the worker is free for the others. What was on its
+ * rests, and there may be no other, the owner tells one that there is no
+ * hope: one that has a virtual clock to go on, or else the last one. Its job ends
+ * with a DeadlockError then, as any does that could only wait for ever
+ * (core/deadlock.c), and the worker is free for the others. What was on its
  * way is no matter: a worker says which of its rests that is, and how many orders
  * it has heard; the owner believes it if that is all of them, and the worker the
  * owner if it has not woken since.
@@ -227,11 +228,11 @@ static void end_rest(peri__guest *this, peri_runtime *rt)
 
 /* rt->own_pool_rests: the loop is about to sleep (false: for ever, since nothing
  * can come), or has slept. */
-static bool rests(peri_runtime *rt, bool sleeps)
+static bool rests(peri_runtime *rt, peri__rest_kind kind)
 {
   peri__guest *this = guest_of(rt->own_pool);
   peri__rest rest;
-  bool tells = false;
+  bool tells = false, sleeps = kind != PERI__REST_NOT;
   uv_mutex_lock(this->mutex);
   bool hope = !sleeps || this->rest < PERI__GUEST_HOPELESS;
   if (!sleeps)
@@ -242,9 +243,11 @@ static bool rests(peri_runtime *rt, bool sleeps)
     this->rest = PERI__GUEST_DESPAIRS;
   uv_mutex_unlock(this->mutex);
   if (tells)
-    this->send(this, (peri__packet){.kind = PERI__PACKET_REST},
-               &(peri__message){
-                   .bytes = {.data = (char *)&rest, .length = sizeof rest}});
+    this->send(
+        this,
+        (peri__packet){.kind = PERI__PACKET_REST, .outcome = (uint8_t)kind},
+        &(peri__message){
+            .bytes = {.data = (char *)&rest, .length = sizeof rest}});
   return hope;
 }
 

@@ -42,8 +42,10 @@ void peri__process_flush_orders(process *p)
     return;
   p->ordered +=
       send_some(p, p->orders.data + p->ordered, p->orders.length - p->ordered);
-  if (p->ordered == p->orders.length)
-    p->orders.length = p->ordered = 0;
+  if (p->ordered == p->orders.length) {
+    peri__buffer_empty(&p->orders);
+    p->ordered = 0;
+  }
   peri__process_watch_control(p);
 }
 

@@ -187,7 +187,7 @@ static unsigned active(const process_pool *pool)
   return n;
 }
 
-/* As many as there are jobs for. 0 if there is one at all. */
+/* As many as there are jobs for. 0, or why there are not. */
 static int start_processes(process_pool *pool)
 {
   unsigned n = active(pool);
@@ -197,7 +197,7 @@ static int start_processes(process_pool *pool)
     code = start_process(pool);
     n += code == 0;
   }
-  return n > 0 ? 0 : code;
+  return code;
 }
 
 /* -- Handing out ------------------------------------------------------------------- */
@@ -250,13 +250,12 @@ void peri__process_pool_hand_out(process_pool *pool)
            takes_jobs(p));
 }
 
-bool peri__process_pool_grow(process_pool *pool)
+int peri__process_pool_grow(process_pool *pool)
 {
   unsigned count = pool->count;
-  if (!peri__list_empty(&pool->queue))
-    start_processes(pool);
+  int code = peri__list_empty(&pool->queue) ? 0 : start_processes(pool);
   peri__process_pool_hand_out(pool);
-  return pool->count > count;
+  return pool->count > count ? 1 : code;
 }
 
 /* The worker is idle, and so is the queue: it gets half of what another one has
@@ -499,7 +498,7 @@ void peri__process_lost(process *p)
   if (atomic_load(&pool->head.broken) == NULL &&
       !peri__list_empty(&pool->queue)) {
     int code = start_processes(pool);
-    if (code < 0)
+    if (code < 0 && active(pool) == 0)
       fail_unstarted(pool, code);
     peri__process_pool_hand_out(pool);
   }
@@ -551,7 +550,7 @@ int peri__process_pool_take(process_pool *pool, peri__job *job)
   pool->used = true;
   if (pool->count < pool->options.max_workers) {
     int code = start_processes(pool);
-    if (code < 0)
+    if (code < 0 && active(pool) == 0)
       return code;
     all_full = false;
   }

@@ -13,7 +13,8 @@
  *
  * A worker that rests (process_guest.c) gets nothing ahead, since nobody knows
  * when it goes on. It is believed if it has heard all orders that may wake it; one
- * whose job is to stop does not rest for long.
+ * whose job is to stop does not rest for long. Where all rest and the system does
+ * not let one more start, a job for which they wait fails with the reason.
  */
 #include <string.h>
 
@@ -258,6 +259,7 @@ bool peri__process_rest(process *p, const peri__packet *packet,
     return false;
   memcpy(&rest, payload, sizeof rest);
   p->rests = rest.heard == p->told;
+  p->rest_kind = packet->outcome;
   p->rest = rest.number;
   p->rested = ++p->pool->rests;
   if (p->rests)
@@ -272,24 +274,47 @@ static bool is_resting(const process *p)
   return p->rests && !p->damaged && !stops;
 }
 
-/* The one that came to rest last, if all do. */
+/* If all rest, the one for which the end of hope is least: of those the one that
+ * came to rest last. */
 static process *find_hopeless(const process_pool *pool)
 {
-  process *last = NULL;
+  process *found = NULL;
   for (unsigned i = 0; i < pool->count; i++) {
     process *p = pool->processes[i];
     if (!is_resting(p))
       return NULL;
-    if (last == NULL || p->rested > last->rested)
-      last = p;
+    if (found == NULL || p->rest_kind > found->rest_kind ||
+        (p->rest_kind == found->rest_kind && p->rested > found->rested))
+      found = p;
   }
-  return last;
+  return found;
+}
+
+/* For the job that would begin first, of those for which a worker waits. */
+static bool fail_unstarted(process_pool *pool, int code)
+{
+  char text[300];
+  peri_list *link = pool->queue.next;
+  for (; link != &pool->queue; link = link->next) {
+    peri__job *job = peri__node_job((peri_node *)link);
+    if (!job->relayed || relay_of(job)->from == NULL)
+      continue;
+    peri__node_unlink(&job->node);
+    peri__pool_tell_start(&pool->head, code, text, sizeof text);
+    end_job(job, PERI__JOB_FAILED, strdup(text));
+    return true;
+  }
+  return false;
 }
 
 void peri__process_pool_find_deadlock(process_pool *pool)
 {
   process *p = find_hopeless(pool);
-  if (peri_likely(p == NULL) || peri__process_pool_grow(pool))
+  if (peri_likely(p == NULL))
+    return;
+  int code = peri__process_pool_grow(pool);
+  if (code > 0 || (code < 0 && fail_unstarted(pool, code)) ||
+      p->rest_kind == PERI__REST_STAYS)
     return;
   p->rests = false;
   tell(p,

@@ -29,8 +29,10 @@ void peri__process_flush(process *p)
       break;
     p->written += (size_t)taken;
   }
-  if (p->written == p->backlog.length)
-    p->backlog.length = p->written = 0;
+  if (p->written == p->backlog.length) {
+    peri__buffer_empty(&p->backlog);
+    p->written = 0;
+  }
   peri__process_rewatch(p);
 }
 

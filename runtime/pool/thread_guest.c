@@ -12,7 +12,9 @@
  * to wait for but jobs of this pool, none of these will ever begin. The last one
  * that comes to rest finds that out, and its job ends with a DeadlockError, as
  * any does that could only wait for ever (core/deadlock.c); its thread is then
- * free for the others. A thread that rests but has got a post is about to move.
+ * free for the others. It has one find it out in its place that has a virtual
+ * clock to go on, or, if its own run does not end so, one whose does. A thread
+ * that rests but has got a post is about to move.
  */
 #include "pool/thread_pool.h"
 
@@ -40,7 +42,8 @@ static bool may_move(peri__thread *thread)
 {
   if (thread->ended)
     return false;
-  return !thread->rests || (!thread->leaves && has_post(thread));
+  return thread->rests == PERI__REST_NOT ||
+         (!thread->leaves && has_post(thread));
 }
 
 /* With the pool's mutex. */
@@ -52,34 +55,39 @@ static bool somebody_moves(peri__thread_pool *pool)
   return false;
 }
 
+/* With the pool's mutex, where nobody moves: another one that rests is to find that
+ * out, if the end of hope is less for it. False: there is none. */
+static bool rouse_other(peri__thread_pool *pool, peri__rest_kind kind)
+{
+  peri__thread *found = NULL;
+  for (unsigned i = 0; i < pool->started; i++) {
+    peri__thread *thread = pool->threads[i];
+    if (thread->ended || thread->leaves || thread->rests <= kind)
+      continue;
+    found = thread;
+    kind = thread->rests;
+  }
+  if (found == NULL)
+    return false;
+  uv_mutex_lock(&found->mutex);
+  if (found->worker.rt != NULL)
+    peri__attend_work(found->worker.rt);
+  uv_mutex_unlock(&found->mutex);
+  return true;
+}
+
 /* rt->own_pool_rests: the loop is about to sleep (false: for ever, since nothing
  * can come), or has slept. */
-static bool rest(peri_runtime *rt, bool rests)
+static bool rest(peri_runtime *rt, peri__rest_kind kind)
 {
   guest *this = (guest *)rt->own_pool;
   uv_mutex_lock(&this->pool->mutex);
-  this->thread->rests = rests;
-  bool hope = somebody_moves(this->pool);
-  if (!hope)
-    this->thread->rests = false;
+  this->thread->rests = kind;
+  bool hope = somebody_moves(this->pool) || rouse_other(this->pool, kind);
+  if (!hope && kind != PERI__REST_STAYS)
+    this->thread->rests = PERI__REST_NOT;
   uv_mutex_unlock(&this->pool->mutex);
   return hope;
-}
-
-/* With the pool's mutex, of a thread that leaves: one that rests is to find out
- * that nothing can happen. */
-static void rouse_one(peri__thread_pool *pool)
-{
-  for (unsigned i = 0; i < pool->started; i++) {
-    peri__thread *thread = pool->threads[i];
-    if (thread->ended || thread->leaves)
-      continue;
-    uv_mutex_lock(&thread->mutex);
-    if (thread->worker.rt != NULL)
-      peri__attend_work(thread->worker.rt);
-    uv_mutex_unlock(&thread->mutex);
-    return;
-  }
 }
 
 /* -- Jobs ---------------------------------------------------------------------- */
@@ -194,12 +202,14 @@ static void join(peri__pool *head)
   peri__thread_pool *pool = this->pool;
   uv_mutex_lock(&pool->mutex);
   while (this->out > 0) {
-    this->thread->rests = this->thread->leaves = true;
+    this->thread->rests = PERI__REST_STAYS;
+    this->thread->leaves = true;
     if (!somebody_moves(pool))
-      rouse_one(pool);
+      rouse_other(pool, PERI__REST_STAYS);
     uv_cond_wait(&pool->guest_done, &pool->mutex);
   }
-  this->thread->rests = this->thread->leaves = false;
+  this->thread->rests = PERI__REST_NOT;
+  this->thread->leaves = false;
   uv_mutex_unlock(&pool->mutex);
 }
 

@@ -300,7 +300,7 @@ static void break_pool(thread_pool *pool, char *text)
 static void stop_resting(peri__thread *thread)
 {
   uv_mutex_lock(&thread->pool->mutex);
-  thread->rests = false;
+  thread->rests = PERI__REST_NOT;
   uv_mutex_unlock(&thread->pool->mutex);
 }
 

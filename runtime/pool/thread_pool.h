@@ -27,7 +27,7 @@ typedef struct peri__thread {
   peri__patience patience;
 
   /* Guarded by the pool's mutex, and only written by the thread itself. */
-  bool rests;  /* its job waits for others of this pool, and nothing else */
+  peri__rest_kind rests; /* its job waits for others of this pool only */
   bool leaves; /* its state closes, and waits for what its jobs submitted */
   bool ended;
   struct peri__thread *below; /* that sleeps, too */

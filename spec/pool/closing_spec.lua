@@ -114,6 +114,34 @@ for kind, name in pairs(kinds) do
     end)
   end)
 
+  describe("an initializer that never ends in a pool of " .. kind, function()
+    -- The output ends when no worker has it open any more.
+    local function interrupted(code)
+      local out, _, status = support.run_code(([[
+        local peri = require "perilune"
+        local path = "%s/begun"
+        local executor = require "perilune.futures".%s {
+          max_workers = 1,
+          initializer = function()
+            io.open(path, "w"):close()
+            while true do pcall(error) end
+          end,
+        }
+        local job = executor:submit(print, "never")
+        while not io.open(path) do peri.sleep(0) end
+        sender = io.popen("while kill -INT $PPID 2>/dev/null; do sleep 0.1; done")
+      ]]):format(support.directory(), name) .. code)
+      assert.same({ "", 130 }, { out, status })
+    end
+
+    it("goes with the program, by Ctrl-C", function()
+      interrupted ""
+      interrupted "job:result()"
+      interrupted "executor:shutdown { cancel_futures = true }"
+      interrupted "local _ <close> = executor; peri.create_task(job.await, job):await()"
+    end)
+  end)
+
   describe("from a job in a pool of " .. kind, function()
     it("the future of a coroutine of another loop is cancelled, and the task with it", function()
       local executor <close> = make { max_workers = 1 }

@@ -232,7 +232,21 @@ describe("what cannot be sent", function()
   it("may be userdata, told by its kind", function()
     local file <close> = io.tmpfile()
     cannot_send("value 1.file: FILE*", { file = file })
-    cannot_send("value 1: Future", peri.Future())
+  end)
+
+  it("may be an object of the library's that belongs to its loop or state", function()
+    local function stays(name, object)
+      cannot_send(("value 1.x: %s, which stays in its Lua state (peri.ref sends a token)"):format(name),
+        { x = object })
+    end
+    stays("perilune.Future", peri.Future())
+    stays("perilune.Task", peri.current_task())
+    stays("perilune.Queue", peri.Queue())
+    stays("perilune.Lock", peri.Lock())
+    stays("perilune.Event", peri.Event())
+    stays("perilune.BoundedSemaphore", peri.BoundedSemaphore(1))
+    stays("perilune.ContextVar", peri.ContextVar "user")
+    stays("perilune.futures.Executor", executor)
   end)
 
   it("may be a stream, told by its kind", function()

@@ -55,6 +55,22 @@ for name, run in pairs { ["the program"] = in_program, ["stock Lua"] = in_stock 
         executor:shutdown()
       ]])
     end)
+
+    it("jobs in processes that wait for others hear that no worker can be started", function()
+      prints("RuntimeError: cannot start a worker: too many open files\n2\n", run, [[
+        local executor = futures.ProcessPoolExecutor { max_workers = 2 }
+        executor:submit(math.abs, -1):result()
+        local function ask()
+          return require "perilune.futures".current_executor():submit(math.abs, -2):result()
+        end
+        local let_go = take_all()
+        local job = executor:submit(ask)
+        print(job:exception())
+        let_go()
+        print((executor:submit(ask):result()))
+        executor:shutdown()
+      ]])
+    end)
   end)
 end
 

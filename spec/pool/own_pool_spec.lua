@@ -397,6 +397,54 @@ for kind, make in pairs(kinds) do
       assert.equal("other", (other:result()))
     end)
 
+    -- What a job waits for while another one comes to rest: the owner's loop.
+    local function go_round(loop)
+      for _ = 1, 100 do loop:run_coroutine_threadsafe(function() end):await() end
+    end
+
+    it("does not get it while another job has a virtual clock to go on", function()
+      local executor <close> = make { max_workers = 2 }
+      local name, open = gate()
+      local waiter = executor:submit(function(door, pass, loop, wait)
+        pass(door)
+        local job = require "perilune.futures".current_executor():submit(math.abs, -2)
+        wait(loop)
+        return job:result()
+      end, name, gated, peri.get_running_loop(), go_round)
+      while not waiter:running() do peri.sleep(0) end
+      local sleeper = executor:submit(function()
+        local perilune = require "perilune"
+        local _ <close> = perilune.use_clock(perilune.Clock { kind = "virtual" })
+        require "perilune.futures".current_executor():submit(math.abs, -1)
+        perilune.sleep(10)
+        return "slept"
+      end)
+      while not sleeper:running() do peri.sleep(0) end
+      open()
+      assert.equal("slept", (sleeper:result()))
+      assert.equal(2, (waiter:result()))
+    end)
+
+    it("gets it in place of another one whose run does not end so", function()
+      local executor <close> = make { max_workers = 2 }
+      local name, open = gate()
+      local runner = executor:submit(function(door, pass, outer, wait)
+        local own = require "perilune.futures".current_executor()
+        pass(door)
+        wait(outer)
+        local loop = require "perilune".new_event_loop()
+        loop:run_in_executor(own, math.abs, -1):add_done_callback(function() loop:stop() end)
+        loop:run_forever()
+        return "stopped"
+      end, name, gated, peri.get_running_loop(), go_round)
+      while not runner:running() do peri.sleep(0) end
+      local waiter = executor:submit(ten_times, 1)
+      while not waiter:running() do peri.sleep(0) end
+      open()
+      failure(peri.DeadlockError, waiter)
+      assert.equal("stopped", (runner:result()))
+    end)
+
     it("gets it in an initializer", function()
       local executor <close> = make { max_workers = 1, initializer = ten_times, initargs = { 1 } }
       local future = executor:submit(print)

@@ -28,6 +28,24 @@ describe("a worker program", function()
     assert.equal(text, outcome(executor))
   end)
 
+  it("that has gone is named where a job waits for another one", function()
+    local path = support.file(("#!/bin/sh\nexec %s --worker\n"):format(support.quote(support.program)))
+    assert(os.execute(("chmod +x '%s'"):format(path)))
+    command(path)
+    local executor <close> = futures.ProcessPoolExecutor { max_workers = 2 }
+    assert.equal("1", outcome(executor))
+    os.remove(path)
+    local errors = executor:submit(function()
+      local own, texts = require "perilune.futures".current_executor(), {}
+      local first, second = own:submit(math.abs, -1), own:submit(math.abs, -2)
+      for i, job in ipairs { first, second } do texts[i] = tostring(job:exception()) end
+      return texts
+    end):result()
+    local text = ("RuntimeError: cannot start the worker program '%s': no such file or directory"):format(path)
+    assert.same({ text, text }, errors)
+    assert.equal("1", outcome(executor))
+  end)
+
   it("that must not be run is named", function()
     local path = support.file "#!/bin/sh\n"
     command(path)
