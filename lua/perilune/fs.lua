@@ -63,7 +63,7 @@ function fs.write_file(path, data, options)
   check_path("write_file", 1, path)
   arguments.options("write_file", 3, options, write_options)
   local mode = permissions("write_file", 3, options and options.mode, 438)
-  native.write_file(path, data, options and options.atomic and "atomic" or "plain", mode)
+  native.write_file(path, data, options and options.atomic, mode)
 end
 
 ---Adds to the end of a file, which is made if it is not there.
@@ -73,7 +73,7 @@ end
 ---@param data string
 ---@async
 function fs.append_file(path, data)
-  native.write_file(check_path("append_file", 1, path), data, "append")
+  native.append_file(check_path("append_file", 1, path), data)
 end
 
 -- Files that are open -------------------------------------------------------------

@@ -65,7 +65,7 @@ end
 
 local function default_executor(loop)
   if ended_defaults[loop] then
-    error(RuntimeError "the default executor was shut down")
+    error(RuntimeError "Executor shutdown has been called")
   end
   local executor = defaults[loop]
   if not executor then

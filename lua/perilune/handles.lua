@@ -9,6 +9,7 @@ local core = require "perilune._core"
 local errors = require "perilune.errors"
 local arguments = require "perilune.arguments"
 require "perilune.tasks" -- loops have run_coroutine_threadsafe then
+require "perilune.pool_future" -- core.JobFuture as a whole
 
 local pairs, pcall, error = pairs, pcall, error
 local CALL <const>, RUN <const>, CANCEL <const> = native.CALL, native.RUN, native.CANCEL
@@ -16,7 +17,9 @@ local LOG <const> = native.LOG
 local RETURNED <const>, RAISED <const>, CANCELLED <const> =
   native.RETURNED, native.RAISED, native.CANCELLED
 local send, external = native.send, native.external
-local add_done_callback = core.Future.add_done_callback
+local add_done_callback, cancel = core.JobFuture.add_done_callback, core.JobFuture.cancel
+local new_future, resolve, reject =
+  core.new_job_future, core.resolve_job_future, core.reject_job_future
 
 local handles = {}
 
@@ -77,18 +80,18 @@ local function wait_for_answer(peer, request, future)
   end)
 end
 
----Makes a task of the function on the loop, in its own state, and returns a future
----of the running loop with what the task returns or raises. Cancelling the future
----cancels the task. Raises what `call_soon_threadsafe` raises; the future fails
+---Makes a task of the function on the loop, in its own state, and returns a future,
+---as those of perilune.futures, with what the task returns or raises. Cancelling
+---the future cancels the task. Raises what `call_soon_threadsafe` raises; the future fails
 ---with RuntimeError if the loop has gone or is closed, or if its state goes.
 ---
 ---Python: `asyncio.run_coroutine_threadsafe`.
 ---@param fn function|table the function, or a call table
 ---@param ... any its arguments
----@return perilune.Future
+---@return perilune.JobFuture
 function LoopHandle:run_coroutine_threadsafe(fn, ...)
   local peer, home, loop = where("run_coroutine_threadsafe", self)
-  local future = core.create_future()
+  local future = new_future()
   last_request = last_request + 1
   local request = last_request
   wait_for_answer(peer, request, future)
@@ -111,13 +114,12 @@ end
 -- What has come ------------------------------------------------------------------
 
 local function settle(future, kind, ...)
-  if future:done() or future:get_loop():is_closed() then return end
   if kind == RETURNED then
-    future:set_result(...)
+    resolve(future, ...)
   elseif kind == RAISED then
-    future:set_exception((...))
+    reject(future, (...))
   else
-    future:cancel((...))
+    cancel(future)
   end
 end
 

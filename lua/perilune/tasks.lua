@@ -266,30 +266,19 @@ function tasks.to_thread(fn, ...)
   return core.await(get_running_loop():run_in_executor(nil, fn, ...))
 end
 
--- What this raises is the future's error.
-local function start_posted(future, loop, fn, ...)
-  if is_done(future) then return end
-  local task = loop:create_task(fn, ...)
-  follow(task, future)
-  add_done_callback(future, function()
-    if is_cancelled(future) then task:cancel() end
-  end)
-end
-
 -- Described in meta/loop.lua, as the loop's other methods.
 function core.Loop:run_coroutine_threadsafe(fn, ...)
-  local future = create_future(self)
-  core.call_answering(self, start_posted, future, self, fn, ...)
-  return future
+  return require "perilune.threadsafe".run_coroutine(self, fn, ...)
 end
 
----Makes a task of a function on a loop, from anywhere.
+---Makes a task of a function on a loop, from anywhere. What it returns may be awaited
+---in any loop; `result` waits, too.
 ---
 ---Python: `asyncio.run_coroutine_threadsafe`.
 ---@param fn function|table|perilune.Coroutine
 ---@param loop perilune.Loop or a handle of another state's loop
 ---@param ... any the function's arguments
----@return perilune.Future
+---@return perilune.JobFuture
 function tasks.run_coroutine_threadsafe(fn, loop, ...)
   return loop:run_coroutine_threadsafe(fn, ...)
 end

@@ -110,6 +110,8 @@ void peri__links_anchor(lua_State *L, peri_future *future, int idx);
  * are called, and popped. Neither needs memory. */
 void peri__links_take(lua_State *L, peri_future *future, int idx);
 void peri__links_call(lua_State *L, peri_runtime *rt);
+/* As take, of any future: nil if it belongs to a loop, which calls them. */
+void peri__links_hold(lua_State *L, int idx);
 peri_loop *peri__link_loop(const peri_node *node);
 /* A method of such futures: fn(future) is called where the future becomes done,
  * or here and now if it is done. */

@@ -39,7 +39,10 @@ static bool answer_with_error(lua_State *L, peri_runtime *rt, int future)
   if (future == 0 ||
       ((peri_future *)lua_touserdata(L, future))->state != PERI_PENDING)
     return false;
+  peri__links_hold(L, future);
+  lua_insert(L, -2);
   peri__future_reject(L, rt, future);
+  peri__links_call(L, rt);
   return true;
 }
 

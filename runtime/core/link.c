@@ -129,15 +129,15 @@ int peri__add_done_callback(lua_State *L)
   return 0;
 }
 
-/* follow(future, follower): a bare future, which ends as the other one does.
- * remove_done_callback(future, follower) takes that back. */
+/* follow(future, follower): a bare future, or one that no job ends, which ends as
+ * the other one does. remove_done_callback(future, follower) takes that back. */
 static int l_follow(lua_State *L)
 {
   peri_runtime *rt = peri__rt(L);
   peri_future *future = peri__check_future(L, rt, 1);
   peri_future *follower = peri__check_future(L, rt, 2);
   peri_loop *loop = future->loop != NULL ? future->loop : follower->loop;
-  if (follower->kind != PERI_KIND_FUTURE)
+  if (follower->kind != PERI_KIND_FUTURE && follower->kind != PERI_KIND_JOB)
     return peri__arg_type_error(L, rt, 2, "Future");
   peri__loop_check_open(L, rt, loop);
   lua_settop(L, 2);
@@ -260,6 +260,15 @@ void peri__links_take(lua_State *L, peri_future *future, int idx)
   future->flags &= (uint8_t)~PERI_F_LINKS;
 }
 
+void peri__links_hold(lua_State *L, int idx)
+{
+  peri_future *future = lua_touserdata(L, idx);
+  if (future->loop == NULL)
+    peri__links_take(L, future, idx);
+  else
+    lua_pushnil(L);
+}
+
 /* Calls the function below the future on top of the stack, and pops both and
  * the context below them. */
 static void call_inline(lua_State *L, peri_runtime *rt)
@@ -332,6 +341,7 @@ static void end_follower(lua_State *L, peri_runtime *rt, int future,
     peri__future_retrieved(L, future); /* nobody else will */
     return;
   }
+  peri__links_hold(L, follower);
   if (done->state == PERI_CANCELLED) {
     lua_pushnil(L);
     peri__future_settle_cancelled(L, rt, follower, false);
@@ -344,6 +354,7 @@ static void end_follower(lua_State *L, peri_runtime *rt, int future,
       lua_getiuservalue(L, future, PERI_UV_RESULT);
     peri__future_resolve_packed(L, follower, done->results);
   }
+  peri__links_call(L, rt);
 }
 
 /* Calls the callback of a link that came out of the ready queue. */

@@ -171,31 +171,44 @@ static int write_atomically(fs_job *job)
   return code;
 }
 
-enum { WRITE_PLAIN, WRITE_APPEND, WRITE_ATOMIC };
-
 static int run_write_file(fs_job *job)
 {
-  if (job->flags == WRITE_ATOMIC)
-    return write_atomically(job);
-  return write_plainly(job, job->flags == WRITE_APPEND ? O_APPEND : O_TRUNC);
+  return job->flags != 0 ? write_atomically(job) : write_plainly(job, O_TRUNC);
+}
+
+static int run_append_file(fs_job *job)
+{
+  return write_plainly(job, O_APPEND);
 }
 
 static const fs_operation write_file = {"write_file", run_write_file, NULL,
                                         NULL};
+static const fs_operation append_file = {"append_file", run_append_file, NULL,
+                                         NULL};
 
-/* write_file(path, data, how, mode) */
-static int l_write_file(lua_State *L)
+/* [path, data]: begins it. */
+static int write_whole(lua_State *L, const fs_operation *operation, bool atomic,
+                       int mode)
 {
-  static const char *const names[] = {"plain", "append", "atomic", NULL};
-  peri_runtime *rt = peri__rt(L);
-  peri__check_string(L, rt, 2, NULL);
-  int how = luaL_checkoption(L, 3, "plain", names);
-  int mode = (int)luaL_optinteger(L, 4, 0666);
-  fs_job *job = peri__fs_job(L, &write_file, 1, 0);
+  peri__check_string(L, peri__rt(L), 2, NULL);
+  fs_job *job = peri__fs_job(L, operation, 1, 0);
   peri__fs_copy_data(L, job, 2);
-  job->flags = how;
+  job->flags = atomic;
   job->mode = mode;
   return peri__fs_submit(L, job);
+}
+
+/* write_file(path, data, atomic, mode) */
+static int l_write_file(lua_State *L)
+{
+  return write_whole(L, &write_file, lua_toboolean(L, 3),
+                     (int)luaL_checkinteger(L, 4));
+}
+
+/* append_file(path, data) */
+static int l_append_file(lua_State *L)
+{
+  return write_whole(L, &append_file, false, 0666);
 }
 
 /* -- Copying ------------------------------------------------------------------ */
@@ -302,6 +315,7 @@ static int l_copyfile(lua_State *L)
 
 static const luaL_Reg functions[] = {{"read_file", l_read_file},
                                      {"write_file", l_write_file},
+                                     {"append_file", l_append_file},
                                      {"copyfile", l_copyfile},
                                      {NULL, NULL}};
 

@@ -10,7 +10,9 @@
  * ring.
  *
  * A reader that sets its flag and looks once more, and a writer that publishes
- * and looks at the flag, must not both miss each other: hence the full fences.
+ * and looks at the flag, must not both miss each other: hence the full fences. Who
+ * puts many small packets leaves the fence to the end (`ensure`): they keep the
+ * reader awake, and only behind the last one it may have fallen asleep unseen.
  *
  * The owner believes nothing it reads from the page but through checks: a worker
  * may have been scribbled over by its job. The ring's own position is kept where

@@ -83,9 +83,7 @@ static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
                           int message_idx, int futures)
 {
   peri__job_future *future = lua_touserdata(L, idx);
-  bool inline_links = future->future.loop == NULL;
-  if (inline_links)
-    peri__links_take(L, &future->future, idx);
+  peri__links_hold(L, idx);
   if (message_idx != 0)
     lua_pushvalue(L, message_idx);
   else
@@ -93,8 +91,7 @@ static void end_cancelled(lua_State *L, peri_runtime *rt, int idx,
   peri__future_settle_cancelled(L, rt, idx, false);
   if (futures != 0)
     peri__executor_forget(L, future, futures);
-  if (inline_links)
-    peri__links_call(L, rt);
+  peri__links_call(L, rt);
 }
 
 /* Takes the job back; pushes the executor then. */
@@ -111,7 +108,7 @@ static bool withdraw(lua_State *L, peri__job_future *future)
 }
 
 /* rt->job_cancel. A future of a loop ends in any case: the job of one that runs
- * is dropped when it comes home. */
+ * is dropped when it comes home. So does one that no job ends. */
 static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
 {
   peri__job_future *future = lua_touserdata(L, idx);
@@ -123,7 +120,7 @@ static bool cancel(lua_State *L, peri_runtime *rt, int idx, int message_idx)
   bool withdrawn = withdraw(L, future);
   if (withdrawn)
     lua_getiuservalue(L, top + 1, FUTURES);
-  if (!withdrawn && future->future.loop == NULL)
+  if (!withdrawn && future->future.loop == NULL && future->job.home != NULL)
     return false;
   end_cancelled(L, rt, idx, message_idx, withdrawn ? top + 2 : 0);
   if (withdrawn)
@@ -226,7 +223,7 @@ static void check_takes_jobs(lua_State *L, peri_runtime *rt,
   }
   if (executor->pool->closed)
     peri__throw(L, rt, PERI_ERR_RUNTIME,
-                "cannot submit a job: the executor was shut down");
+                "cannot schedule new futures after shutdown");
   if (executor->anchored)
     return;
   if (!peri__executors_push(L))

@@ -6,6 +6,9 @@
  * `exception` wait, with a timeout, in the task or outside of loops; a wait there
  * leaves the job alone when the task is cancelled; and done callbacks are called
  * where the future becomes done.
+ *
+ * Some are no executor's: those of run_coroutine_threadsafe, which the library ends.
+ * The job in them belongs to no home.
  */
 #include "pool/executor.h"
 
@@ -152,6 +155,59 @@ static int l_is_job_future(lua_State *L)
   return 1;
 }
 
+/* -- Futures that no executor ends ------------------------------------------ */
+
+/* new_job_future() -> future: `resolve_job_future` ends it, or `reject_job_future`,
+ * or its cancel. */
+static int l_new(lua_State *L)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__job_future *future = lua_newuserdatauv(L, sizeof *future, 2);
+  peri__future_init(&future->future, PERI_KIND_JOB, NULL);
+  peri__job_init(&future->job, NULL);
+  future->executor = NULL;
+  future->has_refs = false;
+  peri__push_ref(L, rt, PERI_REF_JOB);
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+/* Has the future at 1 end with what stands above it, unless it has ended. */
+static int end_by_hand(lua_State *L, bool failed)
+{
+  peri_runtime *rt = peri__rt(L);
+  peri__job_future *future = check_future(L, rt);
+  int n = lua_gettop(L) - 1;
+  if (future->job.home != NULL)
+    return peri__arg_type_error(L, rt, 1, "future that no job ends");
+  if (future->future.state != PERI_PENDING)
+    return 0;
+  peri__check_stack(L, LUA_MINSTACK);
+  if (n > 1)
+    peri__future_pack(L, n);
+  peri__links_take(L, &future->future, 1);
+  lua_insert(L, 2);
+  if (failed)
+    peri__future_reject(L, rt, 1);
+  else
+    peri__future_resolve_packed(L, 1, n);
+  peri__links_call(L, rt);
+  return 0;
+}
+
+/* resolve_job_future(future, ...) */
+static int l_resolve(lua_State *L)
+{
+  return end_by_hand(L, false);
+}
+
+/* reject_job_future(future, error) */
+static int l_reject(lua_State *L)
+{
+  lua_settop(L, 2);
+  return end_by_hand(L, true);
+}
+
 static const luaL_Reg methods[] = {{"result", l_result},
                                    {"exception", l_exception},
                                    {"cancel", l_cancel},
@@ -165,8 +221,12 @@ static int l_now(lua_State *L)
   return 1;
 }
 
-static const luaL_Reg functions[] = {
-    {"is_job_future", l_is_job_future}, {"now", l_now}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"is_job_future", l_is_job_future},
+                                     {"new_job_future", l_new},
+                                     {"resolve_job_future", l_resolve},
+                                     {"reject_job_future", l_reject},
+                                     {"now", l_now},
+                                     {NULL, NULL}};
 
 void peri__job_future_open(lua_State *L, peri_runtime *rt)
 {

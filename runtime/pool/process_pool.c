@@ -1,8 +1,8 @@
 /*
  * process_pool.c: worker processes and their jobs, on the owner's side.
  *
- * There is no thread: the running loop watches the workers' sockets, and does
- * what there is to do when one wakes it (channel.c). Jobs are sent ahead, so
+ * There is no thread: the running loop looks for answers before it waits for the
+ * kernel, and only then asks to be woken (channel.c). Jobs are sent ahead, so
  * that a worker goes from one to the next by itself, and a burst of jobs costs
  * one wake-up. In the page that owner and worker share stands for each of them
  * whether the worker has begun it: who changes that from QUEUED has the job. So

@@ -266,7 +266,7 @@ describe("fs.append_file", function()
   end)
 
   it("tells of a full disk", function()
-    fails("ENOSPC", "write_file", fs.append_file, "/dev/full", "x")
+    fails("ENOSPC", "append_file", fs.append_file, "/dev/full", "x")
   end)
 end)
 

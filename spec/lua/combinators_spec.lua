@@ -1,6 +1,6 @@
 local peri = require "perilune"
 local support = require "support"
-local raises, trace = support.raises, support.trace
+local raises, spin, trace = support.raises, support.spin, support.trace
 
 local function after(delay, value)
   return function()
@@ -145,9 +145,63 @@ describe("as_completed", function()
 end)
 
 describe("run_coroutine_threadsafe", function()
-  it("gives a future of the loop", function()
+  local futures = require "perilune.futures"
+
+  it("gives a future whose result may be waited for", function()
     local loop = peri.get_running_loop()
     local future = peri.run_coroutine_threadsafe(after(1, "x"), loop)
+    local again = loop:run_coroutine_threadsafe(function(...) return peri.sleep(0, ...) end, 1, nil, 3)
     assert.equal("x", future:await())
+    assert.equal("x", future:result())
+    assert.same({ 1, nil, 3, n = 3 }, table.pack(again:result()))
+    assert.same({ future, again }, (futures.wait { future, again }))
+    assert.is_nil(again:exception())
   end)
+
+  it("waits for so long as it is told", function()
+    local future = peri.run_coroutine_threadsafe(peri.sleep, peri.get_running_loop(), 1e9)
+    assert.is_true(peri.TimeoutError:is(select(2, pcall(future.result, future, 0))))
+    assert.is_true(future:cancel())
+  end)
+
+  it("has the future fail as the task does, or because there is none", function()
+    local loop = peri.get_running_loop()
+    local failure = peri.ValueError "bad"
+    local future = peri.run_coroutine_threadsafe(function() error(failure) end, loop)
+    assert.equal(failure, future:exception())
+    raises(peri.ValueError, "bad", future.await, future)
+    assert.is_true(peri.TypeError:is(loop:run_coroutine_threadsafe(3):exception()))
+    local cancelled = loop:run_coroutine_threadsafe(function() error(peri.CancelledError()) end)
+    peri.wait { cancelled }
+    assert.is_true(cancelled:cancelled())
+  end)
+
+  it("cancels the task with the future, and begins none for one that was cancelled", function()
+    local loop = peri.get_running_loop()
+    local lines, say = trace()
+    local future = loop:run_coroutine_threadsafe(function()
+      local _ <close> = peri.defer(function() say "closed" end)
+      say "begun"
+      peri.sleep(1e9)
+    end)
+    local early = loop:run_coroutine_threadsafe(say, "never")
+    assert.is_true(early:cancel())
+    spin(2)
+    assert.is_true(future:cancel())
+    assert.is_true(future:cancel())
+    spin(2)
+    assert.same({ "begun", "closed" }, lines)
+  end)
+
+  it("calls what waits for its end at once, in any loop", support.top_level(function()
+    local one, other = peri.new_event_loop(), peri.new_event_loop()
+    local future = one:run_coroutine_threadsafe(after(0, "there"))
+    local seen
+    future:add_done_callback(function(done) seen = done:result() end)
+    one:run_until_complete(function() future:await() end)
+    assert.equal("there", seen)
+    assert.equal("there", (other:run_until_complete(function() return future:await() end)))
+    one:close()
+    other:close()
+  end))
 end)

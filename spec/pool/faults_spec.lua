@@ -154,7 +154,7 @@ for kind, make in pairs(kinds) do
   end)
 end
 
-local shut_down <const> = "cannot submit a job: the executor was shut down"
+local shut_down <const> = "cannot schedule new futures after shutdown"
 
 for kind, make in pairs(kinds) do
   describe("a pool of " .. kind, function()

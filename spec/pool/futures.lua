@@ -415,7 +415,7 @@ describe("max_queued, " .. class, function()
     peri.sleep(0)
     executor:shutdown { wait = false }
     for i = 1, 3 do
-      raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", tasks[i].await, tasks[i])
+      raises(peri.RuntimeError, "cannot schedule new futures after shutdown", tasks[i].await, tasks[i])
     end
     assert.is_false(first:done())
     while not first:cancel { running = true } do peri.sleep(0) end
@@ -452,6 +452,18 @@ describe("a loop that was sent to a job, " .. class, function()
     assert.same({ 42, false, true, true, true },
       { doubled, ok, peri.ValueError:is(err), ref == say, cancelled })
     assert.same({}, lines)
+  end)
+
+  it("is waited for by result, as Python's callers do", function()
+    local executor <close> = Executor { max_workers = 1 }
+    local future = executor:submit(function(loop)
+      local peri = require "perilune" -- luacheck: ignore
+      local endless = loop:run_coroutine_threadsafe(peri.sleep, 1e9)
+      local _, late = peri.pcall(endless.result, endless, 0.001)
+      endless:cancel()
+      return loop:run_coroutine_threadsafe(math.max, 1, 3, 2):result(), peri.TimeoutError:is(late)
+    end, peri.get_running_loop())
+    assert.same({ 3, true }, { future:result() })
   end)
 
   it("may close while the job has it", function()

@@ -328,7 +328,7 @@ for kind, make in pairs(kinds) do
       while not future:running() do peri.sleep(0) end
       executor:shutdown { cancel_futures = true }
       local err = future:result()
-      assert.equal("RuntimeError: cannot submit a job: the executor was shut down", tostring(err))
+      assert.equal("RuntimeError: cannot schedule new futures after shutdown", tostring(err))
     end)
 
     it("drops what a job has left in the queue when the worker's state goes", function()

@@ -179,7 +179,7 @@ describe("ProcessPoolExecutor", function()
     local jobs = {}
     for i = 1, 3000 do jobs[i] = executor:submit(math.abs, -i) end
     executor:shutdown { wait = false }
-    raises(peri.RuntimeError, "cannot submit a job: the executor was shut down", executor.submit, executor, print)
+    raises(peri.RuntimeError, "cannot schedule new futures after shutdown", executor.submit, executor, print)
     executor:shutdown()
     executor:shutdown()
     for i = 1, 3000 do

@@ -109,7 +109,7 @@ describe("the default executor", function()
     local loop = peri.get_running_loop()
     assert.equal(1, loop:run_in_executor(nil, math.abs, -1):await())
     loop:shutdown_default_executor()
-    raises(peri.RuntimeError, "the default executor was shut down", loop.run_in_executor, loop, nil, math.abs, 1)
+    raises(peri.RuntimeError, "Executor shutdown has been called", loop.run_in_executor, loop, nil, math.abs, 1)
   end)
 
   it("is waited for by shutdown_default_executor", function()
@@ -264,7 +264,7 @@ describe("ThreadPoolExecutor", function()
     local first = executor:submit(gated, path, 1)
     local second = executor:submit(math.abs, -2)
     executor:shutdown { wait = false }
-    raises(peri.RuntimeError, "cannot submit a job: the executor was shut down",
+    raises(peri.RuntimeError, "cannot schedule new futures after shutdown",
       executor.submit, executor, print)
     open()
     assert.same({ 1, 2 }, { first:await(), (second:await()) })

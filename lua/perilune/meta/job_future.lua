@@ -1,6 +1,6 @@
 ---@meta
 
----The result of a job to come. It belongs to no loop: tasks of any loop await it,
+---The result of a job to come, or of `run_coroutine_threadsafe`. It belongs to no loop: tasks of any loop await it,
 ---as do `gather`, `wait` and their like; `result` and `exception` wait in a task,
 ---and outside of loops block the thread.
 ---

@@ -221,12 +221,13 @@ function Loop:remove_writer(fd) end
 ---Makes a task of a function on this loop, from anywhere: the loop starts it when
 ---it next runs.
 ---
----Cancellation of the future cancels the task.
+---What it returns may be awaited in any loop; `result` and `exception` wait, too.
+---Cancelling it cancels the task.
 ---
 ---Python: `asyncio.run_coroutine_threadsafe`.
 ---@param fn function|table|perilune.Coroutine
 ---@param ... any its arguments
----@return perilune.Future future of the loop
+---@return perilune.JobFuture
 function Loop:run_coroutine_threadsafe(fn, ...) end
 
 -- What the pools add; see perilune.futures.
