@@ -217,7 +217,7 @@ void peri__channel_set_patience(peri__channel *channel, int seconds)
 
 /* -- Writing ---------------------------------------------------------------------- */
 
-static size_t room_behind(peri__channel *channel, uint32_t head)
+static size_t room_behind(const peri__channel *channel, uint32_t head)
 {
   uint32_t used = head - channel->tail;
   return used > PERI__RING_SIZE ? 0 : PERI__RING_SIZE - used;
@@ -322,9 +322,9 @@ bool peri__channel_want_room(peri__channel *channel)
     return false;
   atomic_store(&channel->out->writer_waits, 1);
   atomic_thread_fence(memory_order_seq_cst);
-  if (room_of(channel,
-              atomic_load_explicit(&channel->out->head, memory_order_relaxed),
-              1) == 0)
+  uint32_t head =
+      atomic_load_explicit(&channel->out->head, memory_order_relaxed);
+  if (room_of(channel, head, 1) == 0)
     return false;
   atomic_store(&channel->out->writer_waits, 0);
   return true;

@@ -33,10 +33,9 @@ typedef struct watch {
 
 /* Of a pool and the loop that watches it. The same. */
 typedef struct pool_watch {
-  uv_timer_t timer; /* until a worker that starts is late */
-  uv_prepare_t
-      prepare;    /* looks for news before the loop waits for the kernel */
-  uv_idle_t idle; /* runs: there was some, and the loop is not to wait */
+  uv_timer_t timer;     /* until a worker that starts is late */
+  uv_prepare_t prepare; /* looks for news before each wait for the kernel */
+  uv_idle_t idle;       /* runs: there was some, and the loop is not to wait */
   peri_kernel *kernel;
   process_pool *pool;
   int open; /* handles */
